@@ -1,0 +1,14 @@
+"""Density estimation with stochastic interpolants, the scikit-learn way."""
+
+import os as _os
+
+import torch as _torch
+
+from ._version import __version__
+from .flow import InterpolantFlow
+
+__all__ = ["InterpolantFlow", "__version__"]
+
+if hasattr(_os, "register_at_fork"):
+    # a forked child that inherits torch's thread pool hangs at its first parallel operation
+    _os.register_at_fork(after_in_child=lambda: _torch.set_num_threads(1))

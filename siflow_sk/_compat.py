@@ -1,0 +1,25 @@
+"""The only place that imports scikit-learn's underscored names; they may move between releases."""
+
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Hidden, Interval, Options, StrOptions
+from sklearn.utils._set_output import _get_container_adapter, _get_output_config
+from sklearn.utils.validation import _check_sample_weight
+
+__all__ = [
+    "Hidden",
+    "Interval",
+    "Options",
+    "StrOptions",
+    "_check_sample_weight",
+    "_fit_context",
+    "in_container",
+]
+
+
+def in_container(estimator, values, columns):
+    """Wrap an array as ``set_output(transform=...)`` asks for, with the given column names."""
+    dense = _get_output_config("transform", estimator)["dense"]
+    if dense == "default" or columns is None:
+        return values
+    adapter = _get_container_adapter("transform", estimator)
+    return adapter.create_container(values, values, columns=lambda: columns)

@@ -1,0 +1,288 @@
+"""The door: NumPy and pandas on one side, torch on the other; devices, seeds, what a table may look like."""
+
+import math
+import numbers
+import warnings
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from .exceptions import DataWarning
+
+_RESOLUTION = np.finfo(np.float64).eps
+
+
+# -- tables in -------------------------------------------------------------------------------------------
+
+
+def check_table(estimator, X, *, reset, min_samples=1):
+    """Validate a table as scikit-learn does, and refuse by name what it would silently misread.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features), float64 or float32
+        Never a copy of an array that already has one of these types.
+
+    Raises
+    ------
+    TypeError
+        Structured arrays, dates and durations, sparse input.
+    ValueError
+        Masked values, text, NaN, infinity, wrong number or names of columns.
+    """
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu().numpy()
+    if isinstance(X, np.ma.MaskedArray):
+        if np.ma.getmaskarray(X).any():
+            raise ValueError(
+                f"Input X is a masked array with {int(np.ma.getmaskarray(X).sum())} masked values, which "
+                "would be read as ordinary numbers; impute them or drop the rows first."
+            )
+        X = X.data
+    dtype = getattr(X, "dtype", None)
+    if getattr(dtype, "names", None):
+        raise TypeError(
+            f"Input X is a structured array with fields {list(dtype.names)}; pass "
+            "numpy.lib.recfunctions.structured_to_unstructured(X) or a pandas DataFrame."
+        )
+    _refuse_dates(X)
+    try:
+        return validate_data(
+            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=min_samples
+        )
+    except ValueError as error:
+        if "could not convert string" in str(error):
+            raise ValueError(
+                f"{error}. Column(s) {_text_columns(X)} hold text; encode them first, for example with "
+                "sklearn.preprocessing.OneHotEncoder, or drop them."
+            ) from error
+        raise
+
+
+def _columns(X):
+    """(name, dtype) of every column of a frame, or of the one dtype of an array."""
+    if hasattr(X, "dtypes") and hasattr(X, "columns"):
+        return list(zip(X.columns, X.dtypes, strict=True))
+    dtype = getattr(X, "dtype", None)
+    return [] if dtype is None else [("X", dtype)]
+
+
+def _refuse_dates(X):
+    bad = [str(name) for name, dtype in _columns(X) if getattr(dtype, "kind", "") in ("m", "M")]
+    if bad:
+        raise TypeError(
+            f"Column(s) {bad} hold dates or durations; turn them into numbers first, for example seconds "
+            "since a start, (column - column.min()).dt.total_seconds()."
+        )
+
+
+def _text_columns(X):
+    if hasattr(X, "columns"):
+        return [str(name) for name, dtype in _columns(X) if getattr(dtype, "kind", "O") in ("O", "U", "S")]
+    rows = np.asarray(X, dtype=object)
+
+    def is_text(value):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return True
+        return False
+
+    return [j for j in range(rows.shape[1]) if any(is_text(v) for v in rows[:, j])]
+
+
+def canonical(X, weight):
+    """Distinct rows in lexicographic order with their summed weights.
+
+    Training from these makes integer weights equal to repeated rows, and the fit independent of the order
+    of the rows.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_distinct, d), float64
+    weight : ndarray of shape (n_distinct,)
+        Sums to 1.
+    n_draws : int
+        The sum of the weights if they are whole numbers, else the number of distinct rows.
+    """
+    keep = weight > 0
+    rows = X[keep].astype(np.float64) + 0.0  # merges -0.0 and 0.0
+    weight = weight[keep]
+    order = np.lexsort(rows.T[::-1])
+    rows, weight = rows[order], weight[order]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    start = np.flatnonzero(first)
+    total = np.add.reduceat(weight, start)
+    whole = bool(np.all(total == np.rint(total)))
+    n_draws = int(total.sum()) if whole and total.sum() < 2**31 else len(start)
+    return rows[start], total / total.sum(), n_draws
+
+
+def column_names(estimator, n_features):
+    """Names to use in messages."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return [f"column {j}" for j in range(n_features)] if names is None else [f"{n!r}" for n in names]
+
+
+def split_constant(rows, names):
+    """Which columns carry a density.
+
+    Returns
+    -------
+    active : ndarray of bool, shape (d,)
+    constant : ndarray of shape (d,)
+        The value of each constant column, NaN elsewhere.
+
+    Raises
+    ------
+    ValueError
+        All rows are identical, or a column spans more than float64 can hold.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = np.abs(rows - rows[0]).max(axis=0)
+    for name, value in zip(names, spread, strict=True):
+        if not np.isfinite(value):
+            raise ValueError(f"{name} spans more than the float64 range; rescale it.")
+    if len(rows) == 1:
+        raise ValueError("all samples are identical: there is no density to estimate; pass other rows.")
+    z = (rows - rows[0]) / np.where(spread > 0, spread, 1.0)
+    scale = z.std(axis=0) * spread
+    active = scale > 8 * _RESOLUTION * np.abs(rows).max(axis=0)
+    if not active.any():
+        raise ValueError("all samples are identical up to rounding; there is no density to estimate.")
+    if not active.all():
+        bad = [name for name, ok in zip(names, active, strict=True) if not ok]
+        warnings.warn(
+            f"{', '.join(bad)} constant: left out of the density, sampled back as the constant; rows with "
+            "another value get log-density -inf.",
+            DataWarning,
+            stacklevel=4,
+        )
+    return active, np.where(active, np.nan, rows[0])
+
+
+def warn_about(rows, n_rows, weight, active, names, from_float32):
+    """Warnings on what a density estimator may stumble over; the fit goes on."""
+    n, d = rows.shape[0], int(active.sum())
+    messages = []
+    effective = 1.0 / float((weight**2).sum())
+    if effective < 2:
+        messages.append(f"one weight dominates: the effective number of rows (Kish) is {effective:.2f}")
+    if n < 0.5 * n_rows:
+        messages.append(f"{n_rows - n} of {n_rows} rows are repeated: the density may be discrete")
+    if n < 10 * d:
+        messages.append(f"{n} distinct rows for {d} columns: fewer than 10 rows per column")
+    values = rows[:, active]
+    inner = [name for name, ok in zip(names, active, strict=True) if ok]
+    if n >= 50:
+        discrete = [name for j, name in enumerate(inner) if _few_values(values[:, j])]
+        if discrete:
+            messages.append(
+                f"{', '.join(discrete)} looks discrete; consider jitter (uniform noise of one step's width)"
+            )
+    if n > d > 1:
+        z = (values - values[0]) / np.abs(values - values[0]).max(axis=0)
+        z = (z - z.mean(axis=0)) / z.std(axis=0)
+        rank = np.linalg.matrix_rank(z.T @ z / n, tol=1e-10 * d, hermitian=True)
+        if rank < d:
+            messages.append(f"the columns have rank {rank} < {d}: the density is singular")
+    if from_float32:
+        narrow = values.std(axis=0) <= 2.0**-12 * np.abs(values).max(axis=0)
+        lossy = [name for name, bad in zip(inner, narrow, strict=True) if bad]
+        if lossy:
+            messages.append(
+                f"{', '.join(lossy)}: float32 spends at least half of its digits on the offset; subtract it "
+                "or pass float64"
+            )
+    for message in messages:
+        warnings.warn(message + ".", DataWarning, stacklevel=4)
+
+
+def _few_values(column):
+    distinct = len(np.unique(column))
+    return distinct <= max(2, 0.05 * len(column)) or (
+        distinct < 0.5 * len(column) and bool(np.all(column == np.rint(column)))
+    )
+
+
+# -- devices and seeds -----------------------------------------------------------------------------------
+
+
+def resolve_device(device):
+    """``"auto"`` is CUDA where it is, else the CPU (not MPS, which has no float64).
+
+    Raises
+    ------
+    ValueError
+        The device is not there; the message lists what is.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not a device; there are 'auto' and {there}.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"CUDA requested but torch has no CUDA support ({torch.__version__}); use device='cpu' or 'auto'."
+        )
+    if str(found) not in [*there, "cuda"]:
+        raise ValueError(f"device={device!r} is not here; there are 'auto' and {there}.")
+    return found
+
+
+def draw_seed(random_state):
+    """An int seed: the int itself, a draw from a RandomState, or fresh entropy for None."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, numbers.Integral):
+        check_random_state(random_state)  # raises on negative and too large seeds
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def make_generator(seed, device="cpu"):
+    """A private ``torch.Generator``; the global state is never touched."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def check_n_samples(n_samples, n_features):
+    """A positive whole number that fits into memory.
+
+    Raises
+    ------
+    ValueError
+        Not a whole number >= 1.
+    MemoryError
+        The answer alone would need more than this machine can address, with the size in GB.
+    """
+    if not isinstance(n_samples, numbers.Integral) or isinstance(n_samples, bool) or n_samples < 1:
+        raise ValueError(f"Invalid value for 'n_samples': {n_samples!r}; a whole number >= 1 is needed.")
+    try:
+        return np.empty((int(n_samples), n_features))
+    except (MemoryError, ValueError) as error:
+        size = 8e-9 * int(n_samples) * n_features
+        raise MemoryError(f"n_samples={n_samples} rows need {size:,.0f} GB; draw fewer at a time.") from error
+
+
+# -- arrays <-> tensors ----------------------------------------------------------------------------------
+
+
+def to_tensor(array, dtype=torch.float64):
+    """A copy, so that read-only and memory-mapped arrays are safe."""
+    return torch.tensor(np.ascontiguousarray(array), dtype=dtype)
+
+
+def to_array(tensor, dtype=np.float64):
+    """NumPy array on the host."""
+    return tensor.detach().cpu().numpy().astype(dtype, copy=False)
+
+
+def row_chunks(n_rows, n_features, limit=2**20):
+    """Slices of rows whose tables stay below ``limit`` numbers (8 MB)."""
+    size = max(256, 256 * math.ceil(limit / max(1, n_features) / 256))
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

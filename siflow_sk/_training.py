@@ -1,0 +1,265 @@
+"""The loop: batches, optimiser, averaged weights, validation by exact likelihood, early stopping."""
+
+import copy
+import math
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from tqdm.auto import tqdm
+
+from ._objective import likelihood_loss, quadratic_loss
+from .exceptions import TrainingWarning
+from .solvers import on_knots
+from .velocities import velocity_and_divergence
+
+
+@dataclass
+class Settings:
+    """Numbers that training runs on; every "auto" has been decided."""
+
+    n_quadratic: int  # optimiser steps on the quadratic loss
+    n_polish: int  # optimiser steps on the likelihood
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    ema_decay: float
+    tol: float
+    patience: int  # checks without improvement by tol before the learning rate falls
+    polish_batch_size: int = 256
+    polish_knots: int = 3  # Runge-Kutta steps of the likelihood loss
+    polish_penalty: float = 10.0
+    checks: int = 20  # validations per stage, at least
+    n_reductions: int = 2  # falls of the learning rate before polish ends
+    reduction: float = 0.3
+    clip: float = 5.0
+
+
+@dataclass
+class Data:
+    """Rows in the space of the flow, with probabilities, and the rows kept for validation."""
+
+    x: torch.Tensor  # (n, d) float32
+    weight: torch.Tensor  # (n,) float64, sums to 1
+    n_draws: int  # rows of an epoch: the number of rows, repeated ones counted
+    x_valid: torch.Tensor | None = None  # (m, d) float32
+    weight_valid: torch.Tensor | None = None  # (m,), sums to 1
+    offset_valid: float = 0.0  # weighted mean of the preprocessor's log-determinant
+
+
+@dataclass
+class History:
+    """Plain lists, one entry per optimiser step or per validation."""
+
+    loss: list = field(default_factory=list)
+    polish_loss: list = field(default_factory=list)
+    checks: list = field(default_factory=list)  # dicts: stage, iteration, score, learning_rate, seconds
+
+
+class Batches:
+    """An endless stream of row numbers: one weighted systematic sample after the other.
+
+    With unit weights every pass is a permutation; integer weights give exactly what repeating the rows would
+    give; real weights give a low-variance resample.
+    """
+
+    def __init__(self, weight, n_draws, generator):
+        self.edges = weight.cumsum(0)
+        self.n_draws, self.generator = n_draws, generator
+        self.rest = self.edges.new_zeros(0, dtype=torch.long)
+
+    def take(self, size):
+        while len(self.rest) < size:
+            order = torch.randperm(self.n_draws, generator=self.generator, device=self.edges.device)
+            points = (order + 0.5) / self.n_draws * self.edges[-1]
+            rows = torch.searchsorted(self.edges, points).clamp_max(len(self.edges) - 1)
+            self.rest = torch.cat([self.rest, rows])
+        batch, self.rest = self.rest[:size], self.rest[size:]
+        return batch
+
+
+def stratified_times(n, generator, like):
+    """One uniform time in each of ``n`` equal cells, in order, ``(n, 1)``."""
+    noise = torch.rand(n, generator=generator, device=like.device, dtype=like.dtype)
+    return ((torch.arange(n, device=like.device) + noise) / n)[:, None]
+
+
+def jittered_knots(n_steps, generator, like):
+    """Times from 1 to 0 in ``n_steps`` steps, inner ones moved at random by up to a quarter of a step."""
+    knots = torch.linspace(1.0, 0.0, n_steps + 1, device=like.device, dtype=like.dtype)
+    noise = torch.rand(n_steps + 1, generator=generator, device=like.device, dtype=like.dtype) - 0.5
+    noise[0] = noise[-1] = 0.0
+    return knots + 0.5 * noise / n_steps
+
+
+class Trainer:
+    """Train ``network``; after :meth:`run` it holds the best weights seen on validation rows."""
+
+    def __init__(self, network, base, interpolant, data, settings, generator, verbose=0):
+        self.network, self.base, self.interpolant = network, base, interpolant
+        self.data, self.settings, self.generator, self.verbose = data, settings, generator, verbose
+        self.average = copy.deepcopy(network)
+        self.history = History()
+        self.batches = Batches(data.weight, data.n_draws, generator)
+        self.best_score, self.best_iteration, self.best = -math.inf, 0, None
+        self.iteration = 0
+        self.interrupted = False
+        self.start = time.perf_counter()
+
+    # -- the two stages ---------------------------------------------------------------------------------
+
+    def run(self):
+        """Both stages, then the best weights."""
+        s = self.settings
+        progress = tqdm(total=s.n_quadratic + s.n_polish, disable=not self.verbose, desc="fit", leave=False)
+        try:
+            with progress:
+                self._quadratic(progress)
+                if s.n_polish and self._can_polish():
+                    self._polish(progress)
+        except KeyboardInterrupt:
+            if not self.history.checks:
+                raise
+            self.interrupted = True
+            warnings.warn(
+                f"Training interrupted after {self.iteration} iterations; the best weights so far are kept.",
+                TrainingWarning,
+                stacklevel=2,
+            )
+        self._restore()
+        return self
+
+    def _quadratic(self, progress):
+        s = self.settings
+        optimiser = self._optimiser()
+        every = max(1, s.n_quadratic // s.checks)
+        for step in range(s.n_quadratic):
+            rate = s.learning_rate * _warm_cosine(step, s.n_quadratic)
+            x1 = self.data.x[self.batches.take(s.batch_size)]
+            x0 = self.base.sample(len(x1), self.generator).to(x1)
+            t = stratified_times(len(x1), self.generator, x1)
+            loss = quadratic_loss(self.network, self.interpolant, t, x0, x1)
+            self._step(optimiser, loss, rate)
+            self.history.loss.append(loss.detach())
+            progress.update()
+            if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
+                self._check("quadratic", rate, progress)
+
+    def _polish(self, progress):
+        """Likelihood through a short grid, starting from the best weights of the first stage."""
+        s = self.settings
+        self._restore()
+        self.average.load_state_dict(self.network.state_dict())
+        optimiser = self._optimiser()
+        every = max(1, min(50, s.n_polish // s.checks))
+        factor, waited, reductions, reference = 1.0, 0, 0, self.best_score
+        for step in range(s.n_polish):
+            rate = factor * s.learning_rate * _warm_cosine(step, s.n_polish)
+            x = self.data.x[self.batches.take(min(s.polish_batch_size, self.data.n_draws))]
+            knots = jittered_knots(s.polish_knots, self.generator, x)
+            loss = likelihood_loss(self.network, self.base, x, knots, s.polish_penalty)
+            self._step(optimiser, loss, rate)
+            self.history.polish_loss.append(loss.detach())
+            progress.update()
+            if (step + 1) % every == 0 or step + 1 == s.n_polish:
+                self._check("polish", rate, progress)
+                waited = 0 if self.best_score > reference + s.tol else waited + 1
+                reference = max(reference, self.best_score) if waited == 0 else reference
+                if waited >= s.patience:
+                    if reductions == s.n_reductions:
+                        break
+                    factor, waited, reductions = factor * s.reduction, 0, reductions + 1
+                    self._restore()
+                    self.average.load_state_dict(self.network.state_dict())
+
+    def _can_polish(self):
+        """Polish needs a validation guard, a finite likelihood, and a base with a gradient."""
+        if self.data.x_valid is None or not math.isfinite(self.best_score):
+            return False
+        x = self.data.x[:2].clone().requires_grad_(True)
+        return self.base.log_prob(x).requires_grad
+
+    # -- one step ---------------------------------------------------------------------------------------
+
+    def _optimiser(self):
+        """AdamW; weight decay on the matrices that act on x, not on biases or on the network of t."""
+        decay, other = [], []
+        for name, parameter in self.network.named_parameters():
+            (decay if parameter.ndim > 1 and "time" not in name else other).append(parameter)
+        groups = [{"params": decay, "weight_decay": self.settings.weight_decay}]
+        groups.append({"params": other, "weight_decay": 0.0})
+        return torch.optim.AdamW(
+            [g for g in groups if g["params"]],
+            lr=self.settings.learning_rate,
+            betas=(0.9, 0.99),
+            foreach=True,
+        )
+
+    def _step(self, optimiser, loss, rate):
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad()
+        loss.backward()
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        # a non-finite gradient becomes zero instead of reaching the weights; no host synchronisation
+        scale = torch.where(torch.isfinite(norm), (self.settings.clip / (norm + 1e-6)).clamp_max(1.0), 0.0)
+        for p in parameters:
+            p.grad.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
+        optimiser.step()
+        self.iteration += 1
+        decay = min(self.settings.ema_decay, (self.iteration + 1) / (self.iteration + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.network.parameters()), 1.0 - decay
+            )
+
+    # -- validation -------------------------------------------------------------------------------------
+
+    def _check(self, stage, rate, progress):
+        score = self._score()
+        self.history.checks.append(
+            {
+                "stage": stage,
+                "iteration": self.iteration,
+                "score": score,
+                "learning_rate": rate,
+                "seconds": time.perf_counter() - self.start,
+            }
+        )
+        if score > self.best_score or self.best is None:
+            self.best_score, self.best_iteration = score, self.iteration
+            self.best = copy.deepcopy(self.average.state_dict())
+        if not math.isfinite(score):  # nothing to compare by: keep the latest weights
+            self.best_iteration, self.best = self.iteration, copy.deepcopy(self.average.state_dict())
+        progress.set_postfix_str(f"{stage}, validation {score:.3f}, best {self.best_score:.3f} nats")
+
+    def _score(self):
+        """Mean exact log-density of the validation rows, in the units of X, by the averaged weights."""
+        data = self.data
+        if data.x_valid is None:
+            return -math.inf
+        knots = torch.linspace(1.0, 0.0, 5, device=data.x.device)
+
+        def field(t, state):
+            return velocity_and_divergence(self.average, t, state[0])
+
+        with torch.no_grad():
+            values = []
+            for x in data.x_valid.split(1024):
+                z, log_det = on_knots(field, (x, x.new_zeros(len(x))), knots)
+                values.append(self.base.log_prob(z) + log_det)
+            score = float(data.weight_valid @ torch.cat(values).double()) + data.offset_valid
+        return score if math.isfinite(score) else -math.inf
+
+    def _restore(self):
+        if self.best is not None:
+            self.network.load_state_dict(self.best)
+
+
+def _warm_cosine(step, n_steps, warm=50, end=0.05):
+    """Linear warm-up, then half a cosine down to ``end``."""
+    return min(1.0, (step + 1) / warm) * (
+        end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * step / n_steps))
+    )

@@ -1,0 +1,673 @@
+"""InterpolantFlow: a density estimator for tables."""
+
+import copy
+import math
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    TransformerMixin,
+)
+from sklearn.utils.validation import check_is_fitted
+from torch.func import jvp
+
+from . import _likelihood, _tensors
+from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context, in_container
+from ._component import SlotsMixin, resolve
+from ._training import Batches, Data, Settings, Trainer
+from .bases import BASES, as_base
+from .exceptions import SolverWarning, TrainingWarning
+from .interpolants import INTERPOLANTS
+from .preprocessing import PREPROCESSORS
+from .solvers import SOLVERS
+from .velocities import VELOCITIES, velocity_and_divergence
+
+_PART_METHODS = {
+    "interpolant": ("alpha", "beta", "point", "velocity"),
+    "base": ("log_prob", "sample"),
+    "velocity": ("build",),
+    "preprocessor": ("fit", "forward", "inverse"),
+    "solver": ("integrate",),
+}
+
+
+def _affordable_polish(n_features, velocity):
+    """Steps on the likelihood that take about a minute and a half on two cores, at most 6000."""
+    width, blocks = getattr(velocity, "width", 256), getattr(velocity, "n_blocks", 4)
+    # multiply-adds of one row's velocity and divergence, plus what does not depend on the width
+    work = blocks * (2 * width**2 + 3 * width * n_features + 100 * width)
+    return int(min(6000, 3000 * 2.1e5 / work))
+
+
+class InterpolantFlow(
+    SlotsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+):
+    r"""Density estimation with a continuous normalizing flow built from a stochastic interpolant.
+
+    Base points :math:`x_0\sim\rho_0` and data points :math:`x_1\sim\rho_1` are joined by an interpolant
+    :math:`x_t = \alpha(t)x_0 + \beta(t)x_1`.  The velocity :math:`v_t(x) = E[\dot x_t \mid x_t = x]` of the
+    density in between is learnt by a quadratic regression, without solving a differential equation
+    [1]_, then polished by maximum likelihood.  The flow :math:`\dot X_t = v_t(X_t)` carries either density
+    into the other and gives the exact log-density
+
+    .. math:: \log\rho_1(x) = \log\rho_0(X_{1,0}(x)) - \int_0^1 \nabla\cdot v_t(X_{1,t}(x))\,dt .
+
+    All densities are in nats and in the units of X; the Jacobian of the preprocessing is accounted for.
+
+    Parameters
+    ----------
+    interpolant : {"trigonometric", "linear"} or Interpolant, default="trigonometric"
+        The path between base and data.
+    base : {"normal", "gaussian", "student_t", "uniform"} or part, default="normal"
+        Density at t = 0, in the space after the preprocessor.  A part is a
+        :class:`~siflow_sk.bases.Base`, a scikit-learn density estimator with ``score_samples`` and
+        ``sample`` (a clone is fitted), or a ``torch.distributions.Distribution``.
+    velocity : {"mlp", "residual"} or part, default="mlp"
+        The network; ``"mlp"`` has a closed-form divergence and is the better one on tables.
+    preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
+        Invertible map applied before the flow.
+    solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
+        How the flow is integrated for scoring, sampling and transforming.
+    max_iter : int or "auto", default="auto"
+        Optimiser steps on the quadratic loss.  ``"auto"``: 800, fewer below 400 rows (2 per row, at least
+        100).
+    polish : int or "auto", default="auto"
+        Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
+        off.  It needs validation rows, and a base whose density is finite and differentiable there.
+        ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as many as take about a minute and a
+        half on two cores for this width and number of columns, at most 6000.
+    batch_size : int or "auto", default="auto"
+        Rows per step of the quadratic loss.  ``"auto"``: 512.
+    learning_rate_init : float, default=1e-3
+        Peak learning rate of AdamW, reached after 50 steps and lowered along a cosine.
+    weight_decay : float, default=0.01
+        Of the matrices that act on x.
+    ema_decay : float, default=0.99
+        The weights that are validated and kept are an exponential average with this decay.
+    early_stopping : bool or "auto", default="auto"
+        Keep validation rows aside, follow their exact log-density, restore the best weights, end the polish
+        when it no longer improves.  ``"auto"``: from 100 distinct rows on.  Without it there is no polish.
+    validation_fraction : float, default=0.1
+        Share of the distinct rows kept for validation, at most 2048 rows.
+    n_iter_no_change : int, default=10
+        Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
+        polish ends).
+    tol : float, default=1e-3
+        Improvement of the mean validation log-density, in nats, that counts.
+    warm_start : bool, default=False
+        Go on from the present network, preprocessor and base instead of new ones.
+    inference_dtype : {"float64", "float32"}, default="float64"
+        Precision of scoring, sampling and transforming.  Training is in float32 always.
+    device : str, default="auto"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``; ``"auto"`` is CUDA where it is, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random in ``fit``; an int repeats exactly on the same machine.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    interpolant_, base_, velocity_, preprocessor_, solver_ : object
+        The parts as ``fit`` made them; ``velocity_`` is the trained ``torch.nn.Module``, ``solver_`` holds
+        the time grid that was chosen.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only when X had column names that are strings.
+    constant_features_ : ndarray of int
+        Columns without spread; they carry no density.
+    n_iter_ : int
+        Optimiser steps done, both stages.
+    loss_curve_ : list of float
+        Quadratic loss per step.  Its floor is not zero: it does not measure the fit.
+    polish_loss_curve_ : list of float
+        Penalised negative log-likelihood per polish step, in the space of the flow.
+    validation_scores_ : list of float
+        Mean log-density of the validation rows, nats, units of X, at each validation.
+    best_validation_score_ : float or None
+        The largest of them.
+    best_iteration_ : int
+        Step at which it was reached; its weights are the model.
+    quadratic_validation_score_ : float or None
+        Best validation score before the polish.
+    batch_size_, max_iter_, polish_, early_stopping_ : int, int, int, bool
+        What "auto" chose.
+    device_ : str
+
+    References
+    ----------
+    .. [1] M. S. Albergo, E. Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants",
+       ICLR 2023, arXiv:2209.15571.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from siflow_sk import InterpolantFlow
+    >>> X, _ = make_moons(500, noise=0.1, random_state=0)
+    >>> flow = InterpolantFlow(max_iter=100, polish=50, random_state=0).fit(X)
+    >>> flow.score_samples(X[:3]).shape
+    (3,)
+    >>> flow.sample(2, random_state=1).shape
+    (2, 2)
+    """
+
+    _slots = {
+        "interpolant": INTERPOLANTS,
+        "base": BASES,
+        "velocity": VELOCITIES,
+        "preprocessor": PREPROCESSORS,
+        "solver": SOLVERS,
+    }
+
+    _parameter_constraints = {
+        **{slot: [str, None, object] for slot in _slots},
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "polish": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "inference_dtype": [StrOptions({"float64", "float32"})],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        *,
+        interpolant="trigonometric",
+        base="normal",
+        velocity="mlp",
+        preprocessor="gaussianize",
+        solver="grid",
+        max_iter="auto",
+        polish="auto",
+        batch_size="auto",
+        learning_rate_init=1e-3,
+        weight_decay=0.01,
+        ema_decay=0.99,
+        early_stopping="auto",
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-3,
+        warm_start=False,
+        inference_dtype="float64",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.interpolant = interpolant
+        self.base = base
+        self.velocity = velocity
+        self.preprocessor = preprocessor
+        self.solver = solver
+        self.max_iter = max_iter
+        self.polish = polish
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.weight_decay = weight_decay
+        self.ema_decay = ema_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.inference_dtype = inference_dtype
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # -- fitting ----------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the flow to the rows of X.
+
+        A fit that fails, on bad input or anything else, leaves the estimator as it was, fitted or not.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights; a whole number means the same as repeating the row.
+
+        Returns
+        -------
+        self : InterpolantFlow
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            NaN, infinity, masked or identical rows, a parameter that cannot be used.
+        TypeError
+            Sparse or structured input, dates.
+        """
+        before = dict(self.__dict__)
+        try:
+            continues = self.warm_start and self.__sklearn_is_fitted__()
+            self._fit(X, sample_weight, continues=continues, one_pass=False)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """One pass of the quadratic loss over a chunk of rows.
+
+        The first call makes the preprocessor, the base and the network from its chunk; later calls keep
+        them and go on.  There is no validation and no polish; call ``fit`` for a finished model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : InterpolantFlow
+            The estimator.
+        """
+        before = dict(self.__dict__)
+        try:
+            self._fit(X, sample_weight, continues=self.__sklearn_is_fitted__(), one_pass=True)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def _fit(self, X, sample_weight, *, continues, one_pass):
+        parts = {slot: self._resolve(slot) for slot in self._slots}
+        device = _tensors.resolve_device(self.device)
+        seed = _tensors.draw_seed(self.random_state)
+        generator = _tensors.make_generator(seed, device)
+
+        X = _tensors.check_table(self, X, reset=not continues, min_samples=1 if continues and one_pass else 2)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if not weight.sum() > 0:
+            raise ValueError("sample_weight: at least one weight must be greater than zero.")
+        rows, weight, n_draws = _tensors.canonical(X, weight)
+        names = _tensors.column_names(self, X.shape[1])
+        if continues:
+            active = self._active
+        else:
+            active, constant = _tensors.split_constant(rows, names)
+            _tensors.warn_about(rows, len(X), weight, active, names, X.dtype == np.float32)
+        x, weight = _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
+
+        settings, stop_early = self._settings(x, n_draws, parts["velocity"], one_pass)
+        train, valid = self._split(len(x), generator, stop_early)
+        with torch.inference_mode(False), torch.enable_grad():
+            if continues:
+                preprocessor, base = self.preprocessor_, self.base_
+                network = copy.deepcopy(self.velocity_).float().requires_grad_(True)
+            else:
+                preprocessor, base = parts["preprocessor"], parts["base"]
+                preprocessor.fit(x[train], weight[train] / weight[train].sum())
+            data = self._data(preprocessor, x, weight, n_draws, train, valid, device)
+            if not continues:
+                latent = self._representative(data, generator)
+                base = base.fit(latent, generator) if hasattr(base, "fit") else base
+                network = parts["velocity"].build(x.shape[1], torch.Generator().manual_seed(seed))
+                network = network.float().to(device)
+            trainer = Trainer(
+                network, base, parts["interpolant"], data, settings, generator, self.verbose
+            ).run()
+        network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
+        reference = data.x_valid if data.x_valid is not None else data.x
+        reference = reference[:512].to(next(network.parameters()).dtype)
+        solver = _likelihood.calibrate(network, base, parts["solver"], reference)
+
+        if not continues:
+            self._active, self._constant, self._dtype = active, constant, X.dtype
+            self.constant_features_ = np.flatnonzero(~active)
+            self._n_features_out = int(active.sum())
+        self.interpolant_, self.base_, self.velocity_ = parts["interpolant"], base, network
+        self.preprocessor_, self.solver_, self.device_ = preprocessor, solver, str(device)
+        self._record(trainer, settings, stop_early, continues and one_pass)
+
+    def _resolve(self, slot):
+        value = getattr(self, slot)
+        value = as_base(value) if slot == "base" else value
+        return resolve(slot, value, self._slots[slot], _PART_METHODS[slot])
+
+    def _settings(self, x, n_draws, velocity, one_pass):
+        n, d = x.shape
+        stop_early = n >= 100 if self.early_stopping == "auto" else bool(self.early_stopping)
+        if stop_early and n < 10:
+            warnings.warn(
+                f"{n} distinct rows are too few to keep validation rows aside: early stopping is off.",
+                TrainingWarning,
+                stacklevel=4,
+            )
+            stop_early = False
+        stop_early = stop_early and not one_pass
+        batch_size = 512 if self.batch_size == "auto" else int(self.batch_size)
+        n_quadratic = min(800, max(100, 2 * n)) if self.max_iter == "auto" else int(self.max_iter)
+        if self.polish != "auto":
+            n_polish = int(self.polish)
+        elif self.max_iter != "auto":
+            n_polish = 3 * n_quadratic
+        else:
+            n_polish = _affordable_polish(d, velocity)
+        if one_pass:
+            batch_size = min(batch_size, n_draws)
+            n_quadratic, n_polish = math.ceil(n_draws / batch_size), 0
+        settings = Settings(
+            n_quadratic=n_quadratic,
+            n_polish=n_polish if stop_early else 0,
+            batch_size=batch_size,
+            learning_rate=float(self.learning_rate_init),
+            weight_decay=float(self.weight_decay),
+            ema_decay=float(self.ema_decay),
+            tol=float(self.tol),
+            patience=int(self.n_iter_no_change),
+        )
+        return settings, stop_early
+
+    def _split(self, n, generator, stop_early):
+        """Row numbers for training and validation, in random order; all for training without validation."""
+        if not stop_early:
+            return torch.arange(n), None
+        order = torch.randperm(n, generator=generator, device=generator.device).cpu()
+        n_valid = min(2048, max(2, round(self.validation_fraction * n)))
+        return order[n_valid:].sort().values, order[:n_valid]
+
+    def _data(self, preprocessor, x, weight, n_draws, train, valid, device):
+        def portion(rows):
+            z, log_det = preprocessor.forward(x[rows])
+            return z, log_det, weight[rows] / weight[rows].sum()
+
+        z, _, w = portion(train)
+        draws = n_draws if valid is None else max(1, round(n_draws * float(weight[train].sum())))
+        data = Data(z.float().to(device), w.to(device), draws)
+        if valid is not None:
+            z, log_det, w = portion(valid)
+            data.x_valid, data.weight_valid = z.float().to(device), w.to(device)
+            data.offset_valid = float(w @ log_det)
+        return data
+
+    @staticmethod
+    def _representative(data, generator):
+        """Training rows in the space of the flow, float64, repeated by weight when weights differ."""
+        latent = data.x.double()
+        if len(latent) == data.n_draws:
+            return latent
+        return latent[Batches(data.weight, data.n_draws, generator).take(data.n_draws).sort().values]
+
+    def _record(self, trainer, settings, stop_early, append):
+        history = trainer.history
+        losses, polish = ([float(v) for v in c] for c in (history.loss, history.polish_loss))
+        self.loss_curve_ = [*self.loss_curve_, *losses] if append else losses
+        self.polish_loss_curve_ = polish
+        self._checks = history.checks if stop_early else []
+        self.validation_scores_ = [c["score"] for c in self._checks]
+        finite = stop_early and math.isfinite(trainer.best_score)
+        self.best_validation_score_ = trainer.best_score if finite else None
+        quadratic = [c["score"] for c in self._checks if c["stage"] == "quadratic"]
+        self.quadratic_validation_score_ = max(quadratic) if finite and quadratic else None
+        self.best_iteration_ = trainer.best_iteration
+        self.n_iter_ = trainer.iteration + (self.n_iter_ if append else 0)
+        self.batch_size_, self.max_iter_ = settings.batch_size, settings.n_quadratic
+        self.polish_, self.early_stopping_ = settings.n_polish, stop_early
+        if not all(map(math.isfinite, losses)):
+            warnings.warn(
+                f"{sum(not math.isfinite(v) for v in losses)} steps had a non-finite loss and were left out; "
+                f"lower learning_rate_init={self.learning_rate_init}.",
+                TrainingWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def history_(self):
+        """Validations as a DataFrame: stage, iteration, score (nats), learning_rate, seconds."""
+        import pandas as pd
+
+        check_is_fitted(self)
+        columns = ["stage", "iteration", "score", "learning_rate", "seconds"]
+        return pd.DataFrame(self._checks, columns=columns)
+
+    # -- using the fitted flow ----------------------------------------------------------------------------
+
+    def score_samples(self, X, t=1.0, return_error=False):
+        r"""Log-density of every row.
+
+        .. math:: \log\rho_t(x) = \log\rho_0(X_{t,0}(z)) - \int_0^t\nabla\cdot v_\tau\,d\tau + \log|\det dz/dx|
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        t : float, default=1.0
+            Time in [0, 1]: 1 is the data, 0 the base carried to the units of X.
+        return_error : bool, default=False
+            Also return an estimate of the numerical error of each row, in nats.
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,), float64
+            Nats, units of X.  ``-inf`` only where the density is zero; NaN, with a
+            :class:`~siflow_sk.exceptions.SolverWarning`, where the equation could not be solved.
+        error : ndarray of shape (n_samples,)
+            Only if ``return_error``.
+        """
+        if not 0.0 <= t <= 1.0:
+            raise ValueError(f"t must lie in [0, 1], got {t!r}.")
+        X = self._check(X)
+        values, errors = np.empty(len(X)), np.empty(len(X))
+        for rows in _tensors.row_chunks(*X.shape):
+            z, log_det, outside = self._forward(X[rows])
+            value, error = _likelihood.log_density(self.velocity_, self.base_, self.solver_, z, float(t))
+            value = value.double().cpu() + log_det
+            value[outside] = -math.inf
+            values[rows], errors[rows] = _tensors.to_array(value), _tensors.to_array(error)
+        self._report_unsolved(np.isnan(values))
+        return (values, errors) if return_error else values
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-density of the rows, the figure that ``GridSearchCV`` maximises.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            Weighted mean of ``score_samples(X)``, in nats.
+        """
+        values = self.score_samples(X)
+        if sample_weight is None:
+            return float(np.mean(values))
+        weight = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+        return float(np.average(values, weights=weight))
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw new rows.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            ``None`` draws afresh at every call, whatever the estimator's own ``random_state``.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), or DataFrame after ``set_output``
+        """
+        check_is_fitted(self)
+        out = _tensors.check_n_samples(n_samples, self.n_features_in_).astype(self._dtype, copy=False)
+        generator = _tensors.make_generator(_tensors.draw_seed(random_state), self.device_)
+        for rows in _tensors.row_chunks(*out.shape):
+            z = self.base_.sample(rows.stop - rows.start, generator)
+            out[rows] = self._inverse(z)
+        return in_container(self, out, getattr(self, "feature_names_in_", None))
+
+    def transform(self, X):
+        """Carry the rows back to the base: latent points at t = 0.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_latent)
+            One column per column of X that is not constant.
+        """
+        X = self._check(X)
+        Z = np.empty((len(X), self._n_features_out), dtype=X.dtype)
+        for rows in _tensors.row_chunks(*X.shape):
+            z, _, _ = self._forward(X[rows])
+            latent = _likelihood.transport(self.velocity_, self.solver_, z, 1.0, 0.0)
+            Z[rows] = _tensors.to_array(latent, X.dtype)
+        self._report_unsolved(np.isnan(Z).any(axis=1))
+        return Z
+
+    def inverse_transform(self, X):
+        """Carry latent points at t = 0 to rows of data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_latent)
+            As returned by ``transform``.
+
+        Returns
+        -------
+        X_original : ndarray of shape (n_samples, n_features), or DataFrame after ``set_output``
+        """
+        check_is_fitted(self)
+        Z = np.asarray(X)
+        Z = Z.astype(np.float32 if Z.dtype == np.float32 else np.float64, copy=False)
+        if Z.ndim != 2 or Z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has shape {Z.shape}, but {type(self).__name__} is expecting (n_samples, "
+                f"{self._n_features_out}): one column per latent coordinate."
+            )
+        out = np.empty((len(Z), self.n_features_in_), dtype=Z.dtype)
+        for rows in _tensors.row_chunks(*out.shape):
+            out[rows] = self._inverse(_tensors.to_tensor(Z[rows]))
+        return in_container(self, out, getattr(self, "feature_names_in_", None))
+
+    def velocity_field(self, t, X):
+        """The velocity of the flow at time ``t``, in the units of X.
+
+        Parameters
+        ----------
+        t : float
+            Time in [0, 1].
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        V : ndarray of shape (n_samples, n_features)
+            dX/dt; zero in constant columns.
+        """
+        return self._field(t, X)[0]
+
+    def divergence(self, t, X):
+        r"""Divergence of :meth:`velocity_field` with respect to X.
+
+        With z the latent point, :math:`\nabla_x\cdot v_x = \nabla_z\cdot v_z -
+        \frac{d}{ds}\log|\det dz/dx|` along the motion.
+
+        Parameters
+        ----------
+        t : float
+            Time in [0, 1].
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        divergence : ndarray of shape (n_samples,)
+        """
+        return self._field(t, X)[1]
+
+    def _field(self, t, X):
+        if not 0.0 <= t <= 1.0:
+            raise ValueError(f"t must lie in [0, 1], got {t!r}.")
+        X = self._check(X)
+        V, div = np.zeros((len(X), self.n_features_in_), dtype=X.dtype), np.empty(len(X))
+        forward = self.preprocessor_.forward
+        for rows in _tensors.row_chunks(*X.shape):
+            x = _tensors.to_tensor(X[rows][:, self._active])
+            z = forward(x)[0]
+            latent = self._to_network(z)
+
+            def block(points):
+                time = points.new_tensor(float(t))
+                return velocity_and_divergence(self.velocity_, time, points)
+
+            with torch.no_grad():
+                v_z, div_z = (a.double().cpu() for a in _likelihood.in_blocks(block, latent))
+                v_x = jvp(self.preprocessor_.inverse, (z,), (v_z,))[1]
+                drift = jvp(lambda x: forward(x)[1], (x,), (v_x,))[1]
+            V[rows, self._active] = _tensors.to_array(v_x)
+            div[rows] = _tensors.to_array(div_z - drift)
+        return V, div
+
+    # -- helpers ------------------------------------------------------------------------------------------
+
+    def _check(self, X):
+        check_is_fitted(self)
+        return _tensors.check_table(self, X, reset=False)
+
+    def _to_network(self, z):
+        return z.to(self.device_, getattr(torch, self.inference_dtype))
+
+    def _forward(self, X):
+        """Latent points, log-determinant of the preprocessing, rows outside of the support."""
+        off = ~self._active
+        outside = _tensors.to_tensor((X[:, off] != self._constant[off]).any(axis=1), torch.bool)
+        z, log_det = self.preprocessor_.forward(_tensors.to_tensor(X[:, self._active]))
+        far = ~torch.isfinite(self._to_network(z)).all(1).cpu()  # beyond what the dtype can hold
+        return self._to_network(torch.where(far[:, None], 0.0, z)), log_det, outside | far
+
+    def _inverse(self, latent):
+        z = _likelihood.transport(self.velocity_, self.solver_, self._to_network(latent), 0.0, 1.0)
+        x = self.preprocessor_.inverse(z.double().cpu())
+        self._report_unsolved(np.isnan(_tensors.to_array(x)).any(axis=1))
+        out = np.tile(self._constant, (len(x), 1))
+        out[:, self._active] = _tensors.to_array(x)
+        return out
+
+    def _report_unsolved(self, bad):
+        if bad.any():
+            shown = ", ".join(map(str, np.flatnonzero(bad)[:10]))
+            warnings.warn(
+                f"{int(bad.sum())} of {len(bad)} rows could not be solved and are NaN: rows {shown}"
+                f"{' ...' if bad.sum() > 10 else ''}. Try solver='dopri5' or a larger tol.",
+                SolverWarning,
+                stacklevel=3,
+            )
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if "velocity_" in state and self.device_ != "cpu":  # a pickle wakes anywhere
+            state["velocity_"] = copy.deepcopy(self.velocity_).cpu()
+            state["device_"] = "cpu"
+        return state
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "velocity_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

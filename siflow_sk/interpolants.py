@@ -1,0 +1,110 @@
+"""Interpolants x_t = alpha(t) x0 + beta(t) x1 between the base (t = 0) and the data (t = 1)."""
+
+import math
+
+import torch
+from torch.func import jvp
+
+from ._component import Component
+
+
+class Interpolant(Component):
+    r"""A spatially linear interpolant, the path that a pair of points is joined by.
+
+    .. math:: x_t = \alpha(t)\, x_0 + \beta(t)\, x_1, \qquad
+              \alpha(0) = \beta(1) = 1, \quad \alpha(1) = \beta(0) = 0.
+
+    To write your own, subclass and define ``alpha`` and ``beta``; the derivatives are found by forward-mode
+    differentiation unless ``d_alpha`` and ``d_beta`` are given in closed form as well.
+
+    See Albergo & Vanden-Eijnden, arXiv:2209.15571, eq. (5).
+    """
+
+    def alpha(self, t):
+        """Coefficient of the base point, shape of ``t``."""
+        raise NotImplementedError(f"{type(self).__name__} must define alpha(t).")
+
+    def beta(self, t):
+        """Coefficient of the data point, shape of ``t``."""
+        raise NotImplementedError(f"{type(self).__name__} must define beta(t).")
+
+    def d_alpha(self, t):
+        """Time derivative of ``alpha``."""
+        return jvp(self.alpha, (t,), (torch.ones_like(t),))[1]
+
+    def d_beta(self, t):
+        """Time derivative of ``beta``."""
+        return jvp(self.beta, (t,), (torch.ones_like(t),))[1]
+
+    def point(self, t, x0, x1):
+        """The point x_t of the path, ``(n, d)``, for ``t`` of shape ``(n, 1)`` or scalar."""
+        return self.alpha(t) * x0 + self.beta(t) * x1
+
+    def velocity(self, t, x0, x1):
+        """The derivative d x_t / dt that the network regresses on, ``(n, d)``."""
+        return self.d_alpha(t) * x0 + self.d_beta(t) * x1
+
+
+class Linear(Interpolant):
+    r"""Straight lines, :math:`\alpha = 1 - t,\ \beta = t` (rectified flow, conditional OT).
+
+    The variance of x_t dips to one half at t = 1/2 when both ends are standardised.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from siflow_sk.interpolants import Linear
+    >>> Linear().point(torch.tensor(0.25), torch.zeros(1, 2), torch.ones(1, 2))
+    tensor([[0.2500, 0.2500]])
+    """
+
+    def alpha(self, t):
+        """``1 - t``."""
+        return 1.0 - t
+
+    def beta(self, t):
+        """``t``."""
+        return t
+
+    def d_alpha(self, t):
+        """-1."""
+        return -torch.ones_like(t)
+
+    def d_beta(self, t):
+        """1."""
+        return torch.ones_like(t)
+
+
+class Trigonometric(Interpolant):
+    r"""Quarter circles, :math:`\alpha = \cos(\pi t / 2),\ \beta = \sin(\pi t / 2)`: the paper's default.
+
+    Since :math:`\alpha^2 + \beta^2 = 1`, zero mean and unit covariance at both ends hold at every time: on
+    whitened data the exact velocity of a Gaussian is zero, and the network learns what is not Gaussian.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from siflow_sk.interpolants import Trigonometric
+    >>> path = Trigonometric()
+    >>> float(path.alpha(torch.tensor(0.5)) ** 2 + path.beta(torch.tensor(0.5)) ** 2)
+    1.0
+    """
+
+    def alpha(self, t):
+        """``cos(pi t / 2)``."""
+        return torch.cos(0.5 * math.pi * t)
+
+    def beta(self, t):
+        """``sin(pi t / 2)``."""
+        return torch.sin(0.5 * math.pi * t)
+
+    def d_alpha(self, t):
+        """``-(pi / 2) sin(pi t / 2)``."""
+        return -0.5 * math.pi * torch.sin(0.5 * math.pi * t)
+
+    def d_beta(self, t):
+        """``(pi / 2) cos(pi t / 2)``."""
+        return 0.5 * math.pi * torch.cos(0.5 * math.pi * t)
+
+
+INTERPOLANTS = {"linear": Linear, "trigonometric": Trigonometric}
