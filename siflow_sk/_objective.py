@@ -1,5 +1,7 @@
 """What the network regresses on, and the likelihood it is polished with."""
 
+import itertools
+
 import torch
 
 from .velocities import velocity_and_divergence
@@ -48,7 +50,7 @@ def likelihood_loss(velocity, base, x, knots, penalty):
     loss : tensor, scalar
     """
     log_det, roughness = x.new_zeros(len(x)), x.new_zeros(len(x))
-    for t, t_next in zip(knots[:-1], knots[1:], strict=True):
+    for t, t_next in itertools.pairwise(knots):
         h = t_next - t
         middle = t + 0.5 * h
         k1, d1 = velocity_and_divergence(velocity, t, x)

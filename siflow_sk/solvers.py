@@ -5,6 +5,7 @@
 each row a result that does not depend on the other rows, except :class:`TorchDiffEq` with an adaptive method.
 """
 
+import itertools
 import math
 import warnings
 
@@ -133,7 +134,7 @@ class RungeKutta(Solver):
 def on_knots(f, state, knots, method="rk4"):
     """Explicit Runge-Kutta on given times ``knots`` (m,), differentiable."""
     tableau = TABLEAUS[method]
-    for t, t_next in zip(knots[:-1], knots[1:], strict=True):
+    for t, t_next in itertools.pairwise(knots):
         state = _explicit_step(f, t, t_next - t, state, tableau)
     return state
 
@@ -328,7 +329,7 @@ class Grid(Solver):
         """Yield (t, h, state, slope) of each step while stepping through the knots."""
         knots = self._knots(t0, t1, state[0])
         slope = f(knots[0], state)
-        for t, t_next in zip(knots[:-1], knots[1:], strict=True):
+        for t, t_next in itertools.pairwise(knots):
             yield t, t_next - t, state, slope
             state, slope, _ = _dormand_prince_step(f, t, t_next - t, state, slope)
 
@@ -341,7 +342,7 @@ class Grid(Solver):
         knots = self._knots(t0, t1, state[0])
         slope = f(knots[0], state)
         total = tuple(torch.zeros_like(y) for y in state)
-        for t, t_next in zip(knots[:-1], knots[1:], strict=True):
+        for t, t_next in itertools.pairwise(knots):
             state, slope, error = _dormand_prince_step(f, t, t_next - t, state, slope)
             total = tuple(a + b for a, b in zip(total, error, strict=True))
         return state, total
