@@ -14,9 +14,9 @@ LOG_2PI = math.log(2.0 * math.pi)
 class Base(Component):
     """The density that the flow starts from.
 
-    To write your own, subclass and define ``log_prob(x)`` and ``sample(n, generator)``.  ``fit(x, generator)``
-    is called once with the preprocessed training rows (float64, ``(n, d)``); override it when something is
-    to be learnt from them, and call ``super().fit(x, generator)`` so that ``n_features_`` is set.
+    To write your own, subclass and define ``log_prob(x)`` and ``sample(n, generator)``.
+    ``fit(x, generator)`` is called once with the preprocessed training rows (float64, ``(n, d)``); override it when something
+    is to be learnt from them, and call ``super().fit(x, generator)`` so that ``n_features_`` is set.
     """
 
     def fit(self, x, generator):
@@ -194,7 +194,8 @@ class Uniform(Base):
     Notes
     -----
     A flow is a homeomorphism: rows whose latent point falls outside the box get log-density ``-inf``, and
-    the likelihood polish, which needs a gradient everywhere, is left out when that happens on validation rows.
+    the likelihood polish, which needs a gradient everywhere, is left out when that happens on validation
+    rows.
 
     Examples
     --------

@@ -19,7 +19,7 @@ from torch.func import jvp
 from . import _likelihood, _tensors
 from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context, in_container
 from ._component import SlotsMixin, resolve
-from ._training import Batches, Data, Settings, Trainer
+from ._training import fit_parts, make_settings
 from .bases import BASES, as_base
 from .exceptions import SolverWarning, TrainingWarning
 from .interpolants import INTERPOLANTS
@@ -29,19 +29,11 @@ from .velocities import VELOCITIES, velocity_and_divergence
 
 _PART_METHODS = {
     "interpolant": ("alpha", "beta", "point", "velocity"),
-    "base": ("log_prob", "sample"),
+    "base": ("fit", "log_prob", "sample"),
     "velocity": ("build",),
     "preprocessor": ("fit", "forward", "inverse"),
     "solver": ("integrate",),
 }
-
-
-def _affordable_polish(n_features, velocity):
-    """Steps on the likelihood that take about a minute and a half on two cores, at most 6000."""
-    width, blocks = getattr(velocity, "width", 256), getattr(velocity, "n_blocks", 4)
-    # multiply-adds of one row's velocity and divergence, plus what does not depend on the width
-    work = blocks * (2 * width**2 + 3 * width * n_features + 100 * width)
-    return int(min(6000, 3000 * 2.1e5 / work))
 
 
 class InterpolantFlow(
@@ -74,8 +66,8 @@ class InterpolantFlow(
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
         How the flow is integrated for scoring, sampling and transforming.
     max_iter : int or "auto", default="auto"
-        Optimiser steps on the quadratic loss.  ``"auto"``: 800, fewer below 400 rows (2 per row, at least
-        100).
+        Optimiser steps on the quadratic loss.  ``"auto"``: 800; below 800 distinct rows one per row, at least
+        100.
     polish : int or "auto", default="auto"
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows, and a base whose density is finite and differentiable there.
@@ -295,8 +287,6 @@ class InterpolantFlow(
         parts = {slot: self._resolve(slot) for slot in self._slots}
         device = _tensors.resolve_device(self.device)
         seed = _tensors.draw_seed(self.random_state)
-        generator = _tensors.make_generator(seed, device)
-
         X = _tensors.check_table(self, X, reset=not continues, min_samples=1 if continues and one_pass else 2)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if not weight.sum() > 0:
@@ -310,105 +300,38 @@ class InterpolantFlow(
             _tensors.warn_about(rows, len(X), weight, active, names, X.dtype == np.float32)
         x, weight = _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
 
-        settings, stop_early = self._settings(x, n_draws, parts["velocity"], one_pass)
-        train, valid = self._split(len(x), generator, stop_early)
-        with torch.inference_mode(False), torch.enable_grad():
-            if continues:
-                preprocessor, base = self.preprocessor_, self.base_
-                network = copy.deepcopy(self.velocity_).float().requires_grad_(True)
-            else:
-                preprocessor, base = parts["preprocessor"], parts["base"]
-                preprocessor.fit(x[train], weight[train] / weight[train].sum())
-            data = self._data(preprocessor, x, weight, n_draws, train, valid, device)
-            if not continues:
-                latent = self._representative(data, generator)
-                base = base.fit(latent, generator) if hasattr(base, "fit") else base
-                network = parts["velocity"].build(x.shape[1], torch.Generator().manual_seed(seed))
-                network = network.float().to(device)
-            trainer = Trainer(
-                network, base, parts["interpolant"], data, settings, generator, self.verbose
-            ).run()
-        network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
-        reference = data.x_valid if data.x_valid is not None else data.x
-        reference = reference[:512].to(next(network.parameters()).dtype)
-        solver = _likelihood.calibrate(network, base, parts["solver"], reference)
+        settings, stop_early = make_settings(self, *x.shape, n_draws, parts["velocity"], one_pass=one_pass)
+        made = fit_parts(
+            parts,
+            x,
+            weight,
+            n_draws,
+            settings,
+            fraction=self.validation_fraction if stop_early else None,
+            seed=seed,
+            device=device,
+            verbose=self.verbose,
+            fitted=(self.preprocessor_, self.base_, self.velocity_) if continues else None,
+        )
+        network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
+        data = made.trainer.data
+        reference = data.x if data.x_valid is None else data.x_valid
+        solver = _likelihood.calibrate(
+            network, made.base, parts["solver"], reference[:512].to(next(network.parameters()).dtype)
+        )
 
         if not continues:
             self._active, self._constant, self._dtype = active, constant, X.dtype
             self.constant_features_ = np.flatnonzero(~active)
             self._n_features_out = int(active.sum())
-        self.interpolant_, self.base_, self.velocity_ = parts["interpolant"], base, network
-        self.preprocessor_, self.solver_, self.device_ = preprocessor, solver, str(device)
-        self._record(trainer, settings, stop_early, continues and one_pass)
+        self.interpolant_, self.base_, self.velocity_ = parts["interpolant"], made.base, network
+        self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)
+        self._record(made.trainer, settings, stop_early, continues and one_pass)
 
     def _resolve(self, slot):
         value = getattr(self, slot)
         value = as_base(value) if slot == "base" else value
         return resolve(slot, value, self._slots[slot], _PART_METHODS[slot])
-
-    def _settings(self, x, n_draws, velocity, one_pass):
-        n, d = x.shape
-        stop_early = n >= 100 if self.early_stopping == "auto" else bool(self.early_stopping)
-        if stop_early and n < 10:
-            warnings.warn(
-                f"{n} distinct rows are too few to keep validation rows aside: early stopping is off.",
-                TrainingWarning,
-                stacklevel=4,
-            )
-            stop_early = False
-        stop_early = stop_early and not one_pass
-        batch_size = 512 if self.batch_size == "auto" else int(self.batch_size)
-        n_quadratic = min(800, max(100, 2 * n)) if self.max_iter == "auto" else int(self.max_iter)
-        if self.polish != "auto":
-            n_polish = int(self.polish)
-        elif self.max_iter != "auto":
-            n_polish = 3 * n_quadratic
-        else:
-            n_polish = _affordable_polish(d, velocity)
-        if one_pass:
-            batch_size = min(batch_size, n_draws)
-            n_quadratic, n_polish = math.ceil(n_draws / batch_size), 0
-        settings = Settings(
-            n_quadratic=n_quadratic,
-            n_polish=n_polish if stop_early else 0,
-            batch_size=batch_size,
-            learning_rate=float(self.learning_rate_init),
-            weight_decay=float(self.weight_decay),
-            ema_decay=float(self.ema_decay),
-            tol=float(self.tol),
-            patience=int(self.n_iter_no_change),
-        )
-        return settings, stop_early
-
-    def _split(self, n, generator, stop_early):
-        """Row numbers for training and validation, in random order; all for training without validation."""
-        if not stop_early:
-            return torch.arange(n), None
-        order = torch.randperm(n, generator=generator, device=generator.device).cpu()
-        n_valid = min(2048, max(2, round(self.validation_fraction * n)))
-        return order[n_valid:].sort().values, order[:n_valid]
-
-    def _data(self, preprocessor, x, weight, n_draws, train, valid, device):
-        def portion(rows):
-            z, log_det = preprocessor.forward(x[rows])
-            return z, log_det, weight[rows] / weight[rows].sum()
-
-        z, _, w = portion(train)
-        draws = n_draws if valid is None else max(1, round(n_draws * float(weight[train].sum())))
-        data = Data(z.float().to(device), w.to(device), draws)
-        if valid is not None:
-            z, log_det, w = portion(valid)
-            data.x_valid, data.weight_valid = z.float().to(device), w.to(device)
-            data.offset_valid = float(w @ log_det)
-        return data
-
-    @staticmethod
-    def _representative(data, generator):
-        """Training rows in the space of the flow, float64, repeated by weight when weights differ."""
-        latent = data.x.double()
-        if len(latent) == data.n_draws:
-            return latent
-        return latent[Batches(data.weight, data.n_draws, generator).take(data.n_draws).sort().values]
 
     def _record(self, trainer, settings, stop_early, append):
         history = trainer.history

@@ -369,8 +369,8 @@ def _equidistribute(density, n_steps):
 class TorchDiffEq(Solver):
     """A method of torchdiffeq by name.
 
-    Adaptive methods take one step for all rows of a block together, so a row's result depends slightly (within
-    the tolerance) on its neighbours; use the default solver where that matters.
+    Adaptive methods take one step for all rows of a block together, so a row's result depends slightly
+    (within the tolerance) on its neighbours; use the default solver where that matters.
 
     Parameters
     ----------

@@ -75,7 +75,6 @@ class Marginals:
     A column whose kernel density is not better than a normal one keeps the identity.
     """
 
-    least = 0.0  # smallest bandwidth, in standard deviations
     n_cells = 4095  # 4096 knots: the FFT likes powers of two
 
     def fit(self, x, weight):
@@ -107,7 +106,7 @@ class Marginals:
         tail = torch.exp(_log_student((y - mean) / std)) / std
         best = (-weight @ (0.5 * ((y - mean) / std) ** 2) - math.log(std) - _LOG_SQRT_2PI, None, None, 0.0)
         for bandwidth in [0.6 * std * 2.0 ** (-0.5 * j) for j in range(22)]:
-            if bandwidth < max(step, self.least * std):
+            if bandwidth < step:
                 break
             density, at_rows, left_out = kernel.estimate(bandwidth)
             score = weight @ torch.log((1 - share) * left_out + share * tail)
@@ -237,8 +236,9 @@ class Gaussianize(_Chained):
     Parameters
     ----------
     density : bool or "auto", default="auto"
-        Use the kernel marginals.  ``"auto"`` compares the leave-one-out likelihood of the Gaussian copula
-        with and without them; ``False`` stops at Yeo-Johnson.
+        Use the kernel marginals.  ``False`` stops at Yeo-Johnson.  ``"auto"``: the flow is trained on the
+        quadratic loss with either, and the better one on validation rows is kept; where there are no
+        validation rows, the leave-one-out likelihood of the Gaussian copula decides.
     floor : float, default=1e-6
         Smallest eigenvalue of the covariance, as a fraction of their mean.
 
@@ -251,6 +251,12 @@ class Gaussianize(_Chained):
     def __init__(self, density="auto", floor=1e-6):
         self.density = density
         self.floor = floor
+
+    def candidates(self):
+        """Preprocessors for the flow to choose from on validation rows."""
+        if self.density != "auto":
+            return [self]
+        return [Gaussianize(density, self.floor) for density in (True, False)]
 
     def fit(self, x, weight):
         """Learn all four maps from ``x`` ``(n, d)`` with weights ``(n,)`` summing to 1."""

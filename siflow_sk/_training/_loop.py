@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from tqdm.auto import tqdm
 
-from ._objective import likelihood_loss, quadratic_loss
-from .exceptions import TrainingWarning
-from .solvers import on_knots
-from .velocities import velocity_and_divergence
+from .._objective import likelihood_loss, quadratic_loss
+from ..exceptions import TrainingWarning
+from ..solvers import on_knots
+from ..velocities import velocity_and_divergence
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Settings:
     patience: int  # checks without improvement by tol before the learning rate falls
     polish_batch_size: int = 256
     polish_knots: int = 3  # Runge-Kutta steps of the likelihood loss
-    polish_penalty: float = 10.0
+    polish_penalty: float = 100.0
     checks: int = 20  # validations per stage, at least
     n_reductions: int = 2  # falls of the learning rate before polish ends
     reduction: float = 0.3
@@ -94,7 +94,7 @@ def jittered_knots(n_steps, generator, like):
 
 
 class Trainer:
-    """Train ``network``; after :meth:`run` it holds the best weights seen on validation rows."""
+    """Train ``network``; after each stage it holds the best weights seen on validation rows."""
 
     def __init__(self, network, base, interpolant, data, settings, generator, verbose=0):
         self.network, self.base, self.interpolant = network, base, interpolant
@@ -109,15 +109,22 @@ class Trainer:
 
     # -- the two stages ---------------------------------------------------------------------------------
 
-    def run(self):
-        """Both stages, then the best weights."""
-        s = self.settings
-        progress = tqdm(total=s.n_quadratic + s.n_polish, disable=not self.verbose, desc="fit", leave=False)
+    def regress(self):
+        """The first stage: the quadratic loss."""
+        return self._stage(self._quadratic, self.settings.n_quadratic)
+
+    def polish(self):
+        """The second stage: likelihood, where validation rows guard it; then the best weights."""
+        if self.settings.n_polish and not self.interrupted and self._can_polish():
+            self._stage(self._polish, self.settings.n_polish)
+        return self
+
+    def _stage(self, stage, n_steps):
+        """Run a stage under a progress bar; an interrupt keeps the best weights so far."""
+        name = stage.__name__.strip("_")
         try:
-            with progress:
-                self._quadratic(progress)
-                if s.n_polish and self._can_polish():
-                    self._polish(progress)
+            with tqdm(total=n_steps, disable=not self.verbose, desc=name, leave=False) as progress:
+                stage(progress)
         except KeyboardInterrupt:
             if not self.history.checks:
                 raise
@@ -125,14 +132,14 @@ class Trainer:
             warnings.warn(
                 f"Training interrupted after {self.iteration} iterations; the best weights so far are kept.",
                 TrainingWarning,
-                stacklevel=2,
+                stacklevel=6,
             )
         self._restore()
         return self
 
     def _quadratic(self, progress):
         s = self.settings
-        optimiser = self._optimiser()
+        optimisers = self._optimisers()
         every = max(1, s.n_quadratic // s.checks)
         for step in range(s.n_quadratic):
             rate = s.learning_rate * _warm_cosine(step, s.n_quadratic)
@@ -140,7 +147,7 @@ class Trainer:
             x0 = self.base.sample(len(x1), self.generator).to(x1)
             t = stratified_times(len(x1), self.generator, x1)
             loss = quadratic_loss(self.network, self.interpolant, t, x0, x1)
-            self._step(optimiser, loss, rate)
+            self._step(optimisers, loss, rate)
             self.history.loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
@@ -149,17 +156,17 @@ class Trainer:
     def _polish(self, progress):
         """Likelihood through a short grid, starting from the best weights of the first stage."""
         s = self.settings
-        self._restore()
         self.average.load_state_dict(self.network.state_dict())
-        optimiser = self._optimiser()
-        every = max(1, min(50, s.n_polish // s.checks))
+        optimisers = self._optimisers()
+        passes = math.ceil(self.data.n_draws / s.polish_batch_size)
+        every = max(1, min(s.n_polish // s.checks, min(50, max(10, 5 * passes))))
         factor, waited, reductions, reference = 1.0, 0, 0, self.best_score
         for step in range(s.n_polish):
             rate = factor * s.learning_rate * _warm_cosine(step, s.n_polish)
             x = self.data.x[self.batches.take(min(s.polish_batch_size, self.data.n_draws))]
             knots = jittered_knots(s.polish_knots, self.generator, x)
             loss = likelihood_loss(self.network, self.base, x, knots, s.polish_penalty)
-            self._step(optimiser, loss, rate)
+            self._step(optimisers, loss, rate)
             self.history.polish_loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
@@ -182,38 +189,45 @@ class Trainer:
 
     # -- one step ---------------------------------------------------------------------------------------
 
-    def _optimiser(self):
-        """AdamW; weight decay on the matrices that act on x, not on biases or on the network of t."""
-        decay, other = [], []
-        for name, parameter in self.network.named_parameters():
-            (decay if parameter.ndim > 1 and "time" not in name else other).append(parameter)
-        groups = [{"params": decay, "weight_decay": self.settings.weight_decay}]
-        groups.append({"params": other, "weight_decay": 0.0})
-        return torch.optim.AdamW(
-            [g for g in groups if g["params"]],
-            lr=self.settings.learning_rate,
-            betas=(0.9, 0.99),
-            foreach=True,
-        )
+    def _optimisers(self):
+        """Muon for the matrices that act on x, AdamW for biases and for the network of t.
 
-    def _step(self, optimiser, loss, rate):
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.zero_grad()
+        Muon (orthogonalised momentum, K. Jordan et al. 2024, in torch since 2.9) reaches a given likelihood
+        in about half of AdamW's steps here; its update is rescaled to the size of AdamW's, so that one
+        learning rate serves both.
+        """
+        s = self.settings
+        matrices, other = [], []
+        for name, parameter in self.network.named_parameters():
+            (matrices if parameter.ndim == 2 and "time" not in name else other).append(parameter)
+        chosen = []
+        if matrices:
+            chosen.append(
+                torch.optim.Muon(matrices, weight_decay=s.weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+        if other:
+            chosen.append(torch.optim.AdamW(other, betas=(0.9, 0.99), weight_decay=0.0, foreach=True))
+        return chosen
+
+    def _step(self, optimisers, loss, rate):
+        parameters = list(self.network.parameters())
+        for p in parameters:
+            p.grad = None
         loss.backward()
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         # a non-finite gradient becomes zero instead of reaching the weights; no host synchronisation
         scale = torch.where(torch.isfinite(norm), (self.settings.clip / (norm + 1e-6)).clamp_max(1.0), 0.0)
-        for p in parameters:
-            p.grad.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
-        optimiser.step()
+        for g in gradients:
+            g.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
         self.iteration += 1
         decay = min(self.settings.ema_decay, (self.iteration + 1) / (self.iteration + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.network.parameters()), 1.0 - decay
-            )
+            torch._foreach_lerp_(list(self.average.parameters()), parameters, 1.0 - decay)
 
     # -- validation -------------------------------------------------------------------------------------
 

@@ -1,0 +1,6 @@
+"""The loop, and the plan that decides what goes into it."""
+
+from ._loop import Batches, Data, History, Settings, Trainer
+from ._plan import Fitted, fit_parts, make_settings
+
+__all__ = ["Batches", "Data", "Fitted", "History", "Settings", "Trainer", "fit_parts", "make_settings"]

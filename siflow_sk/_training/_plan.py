@@ -1,0 +1,157 @@
+"""What training runs on: budgets, validation rows, candidates for the preprocessor."""
+
+import copy
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from ..exceptions import TrainingWarning
+from ._loop import Batches, Data, Settings, Trainer
+
+
+@dataclass
+class Fitted:
+    """The parts that training made, and its record."""
+
+    preprocessor: object
+    base: object
+    network: torch.nn.Module
+    trainer: Trainer
+
+
+def affordable_polish(n_features, velocity):
+    """Steps on the likelihood that take about a minute and a half on two cores, at most 6000."""
+    width, blocks = getattr(velocity, "width", 256), getattr(velocity, "n_blocks", 4)
+    # multiply-adds of one row's velocity and divergence, plus what does not depend on the width squared
+    work = blocks * (2 * width**2 + 3 * width * n_features + 100 * width)
+    return int(min(6000, 2600 * 1.6e5 / work))
+
+
+def make_settings(estimator, n, d, n_draws, velocity, *, one_pass=False):
+    """Decide every "auto" of an estimator for ``n`` distinct rows of ``d`` columns.
+
+    Returns
+    -------
+    settings : Settings
+    stop_early : bool
+    """
+    p = estimator
+    stop_early = n >= 100 if p.early_stopping == "auto" else bool(p.early_stopping)
+    if stop_early and n < 10:
+        warnings.warn(
+            f"{n} distinct rows are too few to keep validation rows aside: early stopping is off.",
+            TrainingWarning,
+            stacklevel=5,
+        )
+        stop_early = False
+    stop_early = stop_early and not one_pass
+    batch_size = 512 if p.batch_size == "auto" else int(p.batch_size)
+    n_quadratic = min(800, max(100, n)) if p.max_iter == "auto" else int(p.max_iter)
+    if p.polish != "auto":
+        n_polish = int(p.polish)
+    else:
+        n_polish = affordable_polish(d, velocity) if p.max_iter == "auto" else 3 * n_quadratic
+    if one_pass:
+        batch_size = min(batch_size, n_draws)
+        n_quadratic = math.ceil(n_draws / batch_size)
+    settings = Settings(
+        n_quadratic=n_quadratic,
+        n_polish=n_polish if stop_early else 0,
+        batch_size=batch_size,
+        learning_rate=float(p.learning_rate_init),
+        weight_decay=float(p.weight_decay),
+        ema_decay=float(p.ema_decay),
+        tol=float(p.tol),
+        patience=int(p.n_iter_no_change),
+    )
+    return settings, stop_early
+
+
+def split(n, fraction, generator):
+    """Row numbers for training, in order, and for validation: at least 2 and at most 2048."""
+    order = torch.randperm(n, generator=generator, device=generator.device).cpu()
+    n_valid = min(2048, max(2, round(fraction * n)))
+    return order[n_valid:].sort().values, order[:n_valid]
+
+
+def fit_parts(parts, x, weight, n_draws, settings, *, fraction, seed, device, verbose=0, fitted=None):
+    """Train the flow of ``parts`` on rows ``x``.
+
+    Parameters
+    ----------
+    parts : dict
+        Fresh ``interpolant``, ``base``, ``velocity`` and ``preprocessor``.
+    x : tensor of shape (n, d), float64
+        Distinct rows.
+    weight : tensor of shape (n,), float64
+        Sums to 1.
+    n_draws : int
+        Rows of an epoch.
+    settings : Settings
+    fraction : float or None
+        Share of the rows kept for validation; None keeps none.
+    seed : int
+    device : torch.device
+    verbose : int
+    fitted : tuple (preprocessor, base, network), default=None
+        Go on from these.
+
+    Returns
+    -------
+    fitted : Fitted
+    """
+    generator = torch.Generator(device=device).manual_seed(seed)
+    rows = (torch.arange(len(x)), None) if fraction is None else split(len(x), fraction, generator)
+    trained = []
+    with torch.inference_mode(False), torch.enable_grad():
+        for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
+            if fitted is None:
+                preprocessor.fit(x[rows[0]], weight[rows[0]] / weight[rows[0]].sum())
+            data = _data(preprocessor, x, weight, n_draws, *rows, device)
+            if fitted is None:
+                base = copy.deepcopy(parts["base"]).fit(_latent(data, generator), generator)
+                network = parts["velocity"].build(x.shape[1], torch.Generator().manual_seed(seed))
+                network = network.float().to(device)
+            else:
+                base, network = fitted[1], copy.deepcopy(fitted[2]).float().requires_grad_(True)
+            trainer = Trainer(network, base, parts["interpolant"], data, settings, generator, verbose)
+            trained.append((trainer.regress(), preprocessor))
+            if trainer.interrupted:
+                break
+        trainer, preprocessor = max(trained, key=lambda pair: pair[0].best_score)
+        trainer.polish()
+    return Fitted(preprocessor, trainer.base, trainer.network, trainer)
+
+
+def _candidates(preprocessor, can_compare, fitted):
+    """The preprocessors to try: what a part proposes where validation rows can compare, else itself."""
+    if fitted is not None:
+        return [fitted[0]]
+    return (
+        preprocessor.candidates() if can_compare and hasattr(preprocessor, "candidates") else [preprocessor]
+    )
+
+
+def _data(preprocessor, x, weight, n_draws, train, valid, device):
+    def portion(rows):
+        z, log_det = preprocessor.forward(x[rows])
+        return z, log_det, weight[rows] / weight[rows].sum()
+
+    z, _, w = portion(train)
+    draws = n_draws if valid is None else max(1, round(n_draws * float(weight[train].sum())))
+    data = Data(z.float().to(device), w.to(device), draws)
+    if valid is not None:
+        z, log_det, w = portion(valid)
+        data.x_valid, data.weight_valid = z.float().to(device), w.to(device)
+        data.offset_valid = float(w @ log_det)
+    return data
+
+
+def _latent(data, generator):
+    """Training rows in the space of the flow, float64, repeated by weight when weights differ."""
+    latent = data.x.double()
+    if len(latent) == data.n_draws:
+        return latent
+    return latent[Batches(data.weight, data.n_draws, generator).take(data.n_draws).sort().values]

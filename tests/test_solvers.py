@@ -1,0 +1,410 @@
+"""Solvers on problems with a known answer, against SciPy and torchdiffeq, and row by row."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torchdiffeq
+from oracles import BENT, NORMAL, ExactVelocity, between
+from scipy.integrate import solve_ivp
+
+from siflow_sk.bases import StandardNormal
+from siflow_sk.solvers import (
+    SOLVERS,
+    TABLEAUS,
+    DormandPrince,
+    Grid,
+    RungeKutta,
+    Solver,
+    TorchDiffEq,
+    on_knots,
+)
+
+ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+
+
+def swing(t, state):
+    """x' = x cos t for x (n, 2); l' = 2 cos t for l (n,): the logarithm of x^2."""
+    x, log = state
+    clock = torch.cos(t)
+    return x * clock, 2.0 * clock.reshape(-1).expand_as(log)
+
+
+def swing_from(x, t0, t1):
+    growth = math.sin(t1) - math.sin(t0)
+    return x * math.exp(growth), torch.full((len(x),), 2.0 * growth, dtype=x.dtype)
+
+
+def logistic(t, state):
+    """x' = x (1 - x), not linear, whose solution is known; l' = t^2."""
+    x, log = state
+    return x * (1.0 - x), (t * t).reshape(-1).expand_as(log)
+
+
+def logistic_from(x, t0, t1):
+    log = torch.full((len(x),), (t1**3 - t0**3) / 3.0, dtype=x.dtype)
+    return x / (x + (1.0 - x) * math.exp(t0 - t1)), log
+
+
+PROBLEMS = {"swing": (swing, swing_from), "logistic": (logistic, logistic_from)}
+SPANS = {"forwards": (0.0, 1.0), "backwards": (1.0, 0.0), "part": (0.3, 0.8), "part back": (0.8, 0.1)}
+
+
+def start(n=4):
+    x = torch.linspace(0.2, 0.9, 2 * n, dtype=torch.float64).reshape(n, 2)
+    return x, torch.zeros(n, dtype=torch.float64)
+
+
+def equal_grid(n_steps):
+    solver = Grid()
+    solver.knots_, solver.n_steps_ = torch.linspace(0.0, 1.0, n_steps + 1, dtype=torch.float64), n_steps
+    return solver
+
+
+# name -> solver accurate to at least 1e-7 on the problems here
+ACCURATE = {
+    "grid": lambda: equal_grid(24),
+    "dopri5": lambda: DormandPrince(rtol=1e-10, atol=1e-10),
+    "rk4": lambda: RungeKutta(n_steps=60),
+    "torchdiffeq": lambda: TorchDiffEq(rtol=1e-9, atol=1e-10),
+}
+
+
+def error(result, expected):
+    return max(float((a - b).abs().max()) for a, b in zip(result, expected, strict=True))
+
+
+def test_every_named_solver_is_covered():
+    assert set(ACCURATE) == set(SOLVERS)
+    assert set(ORDERS) == set(TABLEAUS)
+
+
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("name", ACCURATE)
+def test_known_solutions(name, problem, span):
+    f, exact = PROBLEMS[problem]
+    t0, t1 = SPANS[span]
+    x, log = start()
+    result = ACCURATE[name]().integrate(f, (x, log), t0, t1)
+    assert [y.shape for y in result] == [(4, 2), (4,)]
+    assert error(result, exact(x, t0, t1)) < 1e-7
+
+
+@pytest.mark.parametrize("name", ACCURATE)
+def test_there_and_back_again(name):
+    solver, state = ACCURATE[name](), start()
+    there = solver.integrate(logistic, state, 0.0, 1.0)
+    assert error(there, state) > 0.1
+    assert error(solver.integrate(logistic, there, 1.0, 0.0), state) < 1e-7
+
+
+@pytest.mark.parametrize("name", ACCURATE)
+def test_no_time_no_motion(name):
+    state = start()
+    assert error(ACCURATE[name]().integrate(logistic, state, 0.5, 0.5), state) == 0.0
+
+
+def fitted_order(solve, f, exact, steps=(6, 12, 24, 48)):
+    """Slope of log error against log step."""
+    x, log = start()
+    errors = [error(solve(n).integrate(f, (x, log), 0.0, 1.0), exact(x, 0.0, 1.0)) for n in steps]
+    return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("method", ORDERS)
+def test_order_of_the_fixed_methods(method, problem):
+    order = fitted_order(lambda n: RungeKutta(method, n_steps=n), *PROBLEMS[problem])
+    assert order == pytest.approx(ORDERS[method], abs=0.2)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_order_of_the_grid_and_of_its_estimate(problem):
+    f, exact = PROBLEMS[problem]
+    steps = (3, 6, 12, 24)
+    assert fitted_order(equal_grid, f, exact, steps) == pytest.approx(5, abs=0.3)
+    zero = (torch.zeros(4, 2), torch.zeros(4))
+    estimates = [error(equal_grid(n).integrate_with_error(f, start(), 0.0, 1.0)[1], zero) for n in steps]
+    assert -np.polyfit(np.log(steps), np.log(estimates), 1)[0] == pytest.approx(4, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("euler", "euler"), ("midpoint", "midpoint"), ("heun", "heun2")]
+)
+def test_steps_are_those_of_torchdiffeq(method, name):
+    knots = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    ours = on_knots(logistic, start(), knots, method)
+    theirs = [y[-1] for y in torchdiffeq.odeint(logistic, start(), knots, method=name)]
+    assert error(ours, theirs) < 1e-14
+
+
+def test_rk4_is_the_classical_method():
+    """torchdiffeq's rk4 is the 3/8 rule; on x' = t^3 - x x both differ, so the stages are written out."""
+
+    def f(t, x):
+        return t**3 - x * x
+
+    x, h = 0.7, 0.5
+    k1 = f(0.2, x)
+    k2 = f(0.45, x + 0.25 * k1)
+    k3 = f(0.45, x + 0.25 * k2)
+    k4 = f(0.7, x + 0.5 * k3)
+    expected = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    state = (torch.tensor([[0.7]], dtype=torch.float64),)
+    knots = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    (actual,) = on_knots(lambda t, s: (f(t, s[0]),), state, knots, "rk4")
+    assert actual.item() == pytest.approx(expected, rel=1e-15)
+
+
+def test_steps_over_a_part_of_the_interval_are_its_share():
+    calls = []
+
+    def counting(t, state):
+        calls.append(float(t))
+        return (torch.ones_like(state[0]),)
+
+    RungeKutta("euler", n_steps=10).integrate(counting, (torch.zeros(1, 1),), 0.8, 0.5)
+    assert calls == pytest.approx([0.8, 0.7, 0.6])
+    calls.clear()
+    RungeKutta("euler", n_steps=10).integrate(counting, (torch.zeros(1, 1),), 0.0, 0.01)
+    assert calls == [0.0]
+
+
+def pendulum(t, state):
+    """A forced pendulum, rows of (angle, speed); ``t`` scalar or (n, 1)."""
+    angle, speed = state[0].T
+    return (torch.stack([speed, -9.0 * torch.sin(angle) + torch.cos(5.0 * t.reshape(-1))], dim=1),)
+
+
+def test_adaptive_and_grid_against_scipy():
+    """DOP853 at 1e-12, row by row."""
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for t0, t1 in ((0.0, 1.0), (1.0, 0.0)):
+        expected = np.stack(
+            [
+                solve_ivp(
+                    lambda t, y: [y[1], -9.0 * np.sin(y[0]) + np.cos(5.0 * t)],
+                    (t0, t1),
+                    row,
+                    method="DOP853",
+                    rtol=1e-12,
+                    atol=1e-12,
+                ).y[:, -1]
+                for row in x.numpy()
+            ]
+        )
+        for solver in (DormandPrince(rtol=1e-9, atol=1e-9), equal_grid(48)):
+            (actual,) = solver.integrate(pendulum, (x,), t0, t1)
+            np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=5e-8)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_adaptive_against_torchdiffeq(method):
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    (ours,) = DormandPrince(rtol=1e-9, atol=1e-9).integrate(pendulum, (x,), 0.0, 1.0)
+    options = {"step_size": 0.002} if method == "rk4" else None
+    (theirs,) = TorchDiffEq(method, rtol=1e-11, atol=1e-11, options=options).integrate(
+        pendulum, (x,), 0.0, 1.0
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-8)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-8])
+def test_the_adaptive_error_follows_its_tolerance(tolerance):
+    x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    loose, estimate = DormandPrince(tolerance, tolerance).integrate_with_error(pendulum, (x,), 0.0, 1.0)
+    (tight,) = DormandPrince(1e-12, 1e-12).integrate(pendulum, (x,), 0.0, 1.0)
+    actual = (loose[0] - tight).abs().max().item()
+    assert 0.0 < actual < 20 * tolerance
+    assert estimate[0].abs().max() < 100 * tolerance
+
+
+# -- rows -----------------------------------------------------------------------------------------------
+
+
+def decay(t, state):
+    """x' = -k (x - cos t), with the rate k carried along as the second column."""
+    x, rate = state[0][:, :1], state[0][:, 1:]
+    return (torch.cat([-rate * (x - torch.cos(t)), torch.zeros_like(rate)], dim=1),)
+
+
+def rows(*special):
+    """Ten tame rows of (x, k); ``special`` replaces row 4."""
+    x = torch.linspace(-1.0, 2.0, 10, dtype=torch.float64)
+    table = torch.stack([x, 0.5 + x.abs()], dim=1)
+    for row in special:
+        table[4] = torch.tensor(row, dtype=torch.float64)
+    return (table,)
+
+
+STRANGE = {
+    "not a number": (math.nan, 1.0),
+    "infinite": (math.inf, 1.0),
+    "stiff": (5.0, 400.0),
+    "huge": (1e200, 1.0),
+}
+KEEP = [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("name", ["grid", "dopri5", "rk4"])
+def test_a_strange_row_leaves_its_neighbours_alone_to_the_bit(name, strange):
+    solver = ACCURATE[name]()
+    (tame,) = solver.integrate(decay, rows(), 0.0, 1.0)
+    (mixed,) = solver.integrate(decay, rows(STRANGE[strange]), 0.0, 1.0)
+    assert torch.equal(tame[KEEP], mixed[KEEP])
+    assert torch.isfinite(tame).all()
+
+
+def test_rows_that_cannot_be_solved_are_nan_and_the_others_are_not():
+    start = rows((math.nan, 1.0))
+    (x,) = DormandPrince().integrate(decay, start, 0.0, 1.0)
+    assert torch.isnan(x).any(1).tolist() == [i == 4 for i in range(10)]
+
+    def explosive(t, state):  # x' = x^2 blows up at t = 1 / x(0)
+        return (state[0] ** 2,)
+
+    (x,) = DormandPrince().integrate(
+        explosive, (torch.tensor([[0.5], [4.0], [-1.0]], dtype=torch.float64),), 0.0, 1.0
+    )
+    assert torch.isnan(x[:, 0]).tolist() == [False, True, False]
+    torch.testing.assert_close(x[[0, 2], 0], torch.tensor([1.0, -0.5]).double(), rtol=1e-6, atol=0)
+
+
+def test_a_row_out_of_steps_is_nan():
+    solver = DormandPrince(rtol=1e-8, atol=1e-8, max_steps=40)
+    (x,) = solver.integrate(decay, rows((5.0, 400.0)), 0.0, 1.0)
+    assert torch.isnan(x).any(1).tolist() == [i == 4 for i in range(10)]
+
+
+def test_a_stiff_row_is_solved():
+    (x,) = DormandPrince(rtol=1e-8, atol=1e-8).integrate(decay, rows((5.0, 400.0)), 0.0, 1.0)
+    k = 400.0  # particular solution k (k cos t + sin t) / (k^2 + 1), the transient is gone
+    assert x[4, 0].item() == pytest.approx(k * (k * math.cos(1.0) + math.sin(1.0)) / (k * k + 1), abs=1e-7)
+
+
+# -- tolerances and messages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "used"), [(torch.float64, "2.2e-15"), (torch.float32, "1.2e-06")], ids=["float64", "float32"]
+)
+def test_a_tolerance_below_rounding_is_raised_with_a_warning(dtype, used):
+    x = torch.full((2, 1), 0.5, dtype=dtype)
+    with pytest.warns(UserWarning, match="rtol") as caught:
+        (result,) = DormandPrince(rtol=1e-17, atol=1e-6).integrate(lambda t, s: (-s[0],), (x,), 0.0, 1.0)
+    assert str(caught[0].message) == f"rtol=1e-17 is below what {dtype} can resolve; {used} is used."
+    assert len(caught) == 1
+    torch.testing.assert_close(result, x * math.exp(-1.0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        (RungeKutta("rk5"), "method='rk5' is not one of ['euler', 'heun', 'midpoint', 'rk4']."),
+        (RungeKutta(n_steps=0), "n_steps must be an integer >= 1, got 0."),
+    ],
+    ids=repr,
+)
+def test_parameters_that_cannot_be_used(solver, message):
+    with pytest.raises(ValueError, match=r"^") as caught:
+        solver.integrate(logistic, start(), 0.0, 1.0)
+    assert str(caught.value) == message
+
+
+def test_torchdiffeq_methods_by_name():
+    with pytest.raises(ValueError, match=r"^method='dopri7' is not one of \['adaptive_heun', .*'rk4'.*\]\.$"):
+        TorchDiffEq("dopri7").integrate(logistic, start(), 0.0, 1.0)
+    with pytest.raises(
+        ValueError, match=r"^torchdiffeq's dopri5 stopped: underflow in dt .*use solver='grid'\.$"
+    ):
+        TorchDiffEq().integrate(lambda t, s: (s[0] ** 2,), (torch.full((1, 1), 4.0).double(),), 0.0, 1.0)
+
+
+def test_an_unfinished_solver_says_what_is_missing():
+    with pytest.raises(NotImplementedError, match=r"^Solver must define integrate\(f, state, t0, t1\)\.$"):
+        Solver().integrate(logistic, start(), 0.0, 1.0)
+
+
+# -- the grid chosen at fit ----------------------------------------------------------------------------------
+
+
+def exact_flow(path):
+    """The augmented field, the outcome and calibration rows of a mixture's flow."""
+    v, base = ExactVelocity(path, NORMAL, BENT), StandardNormal()
+
+    def field(t, state):
+        with torch.no_grad():
+            return v.value_and_divergence(t, state[0])
+
+    def outcome(state):
+        return base.log_prob(state[0]) + state[1]
+
+    x = torch.tensor(BENT.sample(400, seed=1))
+    return field, outcome, (x, torch.zeros(400, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+def test_calibration_meets_its_tolerance(path, tol):
+    """On 99 % of rows that it has not seen; an error above the tolerance does not go unnoticed."""
+    field, outcome, state = exact_flow(path)
+    solver = Grid(tol=tol).calibrate(field, state, 1.0, 0.0, outcome)
+    x = BENT.sample(1000, seed=2)
+    fresh = (torch.tensor(x), torch.zeros(1000, dtype=torch.float64))
+    final, embedded = solver.integrate_with_error(field, fresh, 1.0, 0.0)
+    true = np.abs(outcome(final).numpy() - BENT.logpdf(x))
+    other = tuple(y - e for y, e in zip(final, embedded, strict=True))
+    estimate = (outcome(final) - outcome(other)).abs().numpy()
+    assert np.quantile(true, 0.99) <= tol
+    assert np.mean(true <= np.maximum(estimate, tol)) >= 0.99
+
+
+def test_calibration_takes_the_smallest_grid():
+    field, outcome, state = exact_flow("linear")
+    solver = Grid(tol=1e-4).calibrate(field, state, 1.0, 0.0, outcome)
+    smaller = max(n for n in Grid._candidates if n < solver.n_steps_)
+    worse = Grid(tol=1e-4, max_steps=smaller).calibrate(field, state, 1.0, 0.0, outcome)
+    assert worse.n_steps_ == smaller
+    final, embedded = worse.integrate_with_error(field, state, 1.0, 0.0)
+    other = tuple(y - e for y, e in zip(final, embedded, strict=True))
+    assert torch.quantile((outcome(final) - outcome(other)).abs(), 0.99) > 1e-4
+
+
+def test_knots_are_times_from_0_to_1_and_crowd_where_the_error_is():
+    def late(t, state):  # nothing happens before t = 0.8
+        return (torch.where(t > 0.8, torch.sin(60.0 * t), torch.zeros_like(t)) * torch.ones_like(state[0]),)
+
+    x = (torch.ones(8, 1, dtype=torch.float64),)
+    solver = Grid(tol=1e-5).calibrate(late, x, 1.0, 0.0, lambda s: s[0][:, 0])
+    knots = solver.knots_
+    assert knots.shape == (solver.n_steps_ + 1,)
+    assert (knots[0], knots[-1]) == (0.0, 1.0)
+    assert (knots.diff() > 0).all()
+    assert (knots > 0.75).double().mean() > 0.6
+
+
+def test_calibration_ignores_rows_that_fail():
+    field, outcome, state = exact_flow("linear")
+    clean = Grid().calibrate(field, state, 1.0, 0.0, outcome).n_steps_
+    x = state[0].clone()
+    x[7] = math.nan
+    assert Grid().calibrate(field, (x, state[1]), 1.0, 0.0, outcome).n_steps_ == clean
+
+
+def test_a_tolerance_of_nothing_is_refused():
+    field, outcome, state = exact_flow("linear")
+    with pytest.raises(ValueError, match=r"^tol must be > 0, got 0\.0\.$"):
+        Grid(tol=0.0).calibrate(field, state, 1.0, 0.0, outcome)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.8])
+def test_a_grid_serves_a_part_of_the_interval(t):
+    field, outcome, state = exact_flow("trigonometric")
+    solver = Grid(tol=1e-6).calibrate(field, state, 1.0, 0.0, outcome)
+    law = between("trigonometric", NORMAL, BENT, t)
+    x = law.sample(50, seed=3)
+    final = solver.integrate(field, (torch.tensor(x), torch.zeros(50, dtype=torch.float64)), t, 0.0)
+    np.testing.assert_allclose(outcome(final).numpy(), law.logpdf(x), rtol=0, atol=1e-6)

@@ -1,0 +1,202 @@
+"""Networks that know their divergence, against reverse-mode autograd."""
+
+import itertools
+
+import pytest
+import torch
+from oracles import BENT, NORMAL, ExactVelocity, PlainVelocity, trace_of_jacobian
+from torch import nn
+
+from siflow_sk.velocities import (
+    ACTIVATIONS,
+    MLP,
+    VELOCITIES,
+    ResidualMLP,
+    Velocity,
+    exact_divergence,
+    probed_divergence,
+    velocity_and_divergence,
+)
+
+# name -> recipe; every activation and several depths of every network
+CASES = {
+    **{
+        f"mlp-{activation}-{blocks}": MLP(width=11, n_blocks=blocks, activation=activation, time_width=5)
+        for activation, blocks in itertools.product(ACTIVATIONS, (1, 2, 3))
+    },
+    **{
+        f"residual-{activation}-{depth}": ResidualMLP(
+            width=11, depth=depth, activation=activation, time_width=5
+        )
+        for activation, depth in itertools.product(ACTIVATIONS, (1, 3))
+    },
+}
+
+
+def build(recipe, d, seed=0):
+    """The network in float64 with every parameter at random, none left at the zero it starts from."""
+    generator = torch.Generator().manual_seed(seed)
+    network = recipe.build(d, generator).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0.0, 0.5, generator=generator)
+    return network
+
+
+def times(shape, generator):
+    return torch.rand(shape, dtype=torch.float64, generator=generator)
+
+
+def test_every_named_network_is_covered():
+    assert {name.split("-")[0] for name in CASES} == set(VELOCITIES)
+
+
+@pytest.mark.parametrize("shape", [(), (9, 1)], ids=["one time", "a time per row"])
+@pytest.mark.parametrize("d", [1, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_divergence_is_the_trace_of_the_jacobian(name, d, shape, generator):
+    network = build(CASES[name], d)
+    x = torch.randn(9, d, dtype=torch.float64, generator=generator)
+    t = times(shape, generator)
+    value, divergence = network.value_and_divergence(t, x)
+    expected = trace_of_jacobian(network, t, x)
+    assert expected.abs().mean() > 0.05  # else the comparison would say little
+    assert value.shape == (9, d)
+    assert divergence.shape == (9,)
+    torch.testing.assert_close(divergence, expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(value, network(t, x), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(network.divergence(t, x), divergence, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh-1", "residual-silu-3"])
+def test_one_time_is_the_same_time_for_every_row(name, generator):
+    network = build(CASES[name], 3)
+    x = torch.randn(9, 3, dtype=torch.float64, generator=generator)
+    t = torch.tensor(0.3, dtype=torch.float64)
+    for one, each in zip(
+        network.value_and_divergence(t, x), network.value_and_divergence(t.expand(9, 1), x), strict=True
+    ):
+        torch.testing.assert_close(one, each, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_divergence_can_be_trained(name, generator):
+    """The gradient of the divergence with respect to the weights, against finite differences."""
+    network = build(CASES[name], 2)
+    x, t = torch.randn(3, 2, dtype=torch.float64, generator=generator), times((3, 1), generator)
+    total = network.value_and_divergence(t, x)[1].sum()
+    parameters = [p for p in network.parameters() if p.ndim == 2]
+    gradients = torch.autograd.grad(total, parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        direction = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+        with torch.no_grad():
+            parameter.add_(1e-5 * direction)
+            above = network.divergence(t, x).sum()
+            parameter.sub_(2e-5 * direction)
+            below = network.divergence(t, x).sum()
+            parameter.add_(1e-5 * direction)
+        torch.testing.assert_close((above - below) / 2e-5, (gradient * direction).sum(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_come_with_their_derivative(name):
+    z = torch.linspace(-8.0, 8.0, 161, dtype=torch.float64, requires_grad=True)
+    value, derivative = ACTIVATIONS[name](z)
+    expected = {"tanh": torch.tanh, "silu": nn.functional.silu, "softplus": nn.functional.softplus}[name]
+    torch.testing.assert_close(value, expected(z), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(
+        derivative, torch.autograd.grad(expected(z).sum(), z)[0], rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("d", [1, 2, 20])
+def test_exact_divergence_is_the_trace(d, generator):
+    """A linear field: the trace of its matrix; d = 20 needs more than one chunk of directions."""
+    matrix = torch.randn(d, d, dtype=torch.float64, generator=generator)
+    x = torch.randn(5, d, dtype=torch.float64, generator=generator)
+    value, divergence = exact_divergence(lambda t, y: t * (y @ matrix.T), torch.tensor(0.5).double(), x)
+    torch.testing.assert_close(value, 0.5 * x @ matrix.T)
+    torch.testing.assert_close(divergence, (0.5 * matrix.trace()).expand(5), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+def test_a_field_without_divergence_gets_it_in_forward_mode(path, generator):
+    """A mixture's field, whose divergence is known; also with a time per row."""
+    exact = ExactVelocity(path, NORMAL, BENT)
+    x, t = torch.randn(9, 2, dtype=torch.float64, generator=generator), times((9, 1), generator)
+    found = velocity_and_divergence(PlainVelocity(exact), t, x)
+    for actual, expected in zip(found, exact.value_and_divergence(t, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_the_mean_over_all_probes_is_the_trace(generator):
+    """Hutchinson's estimate is unbiased: over the 2^d sign vectors it averages to the trace exactly."""
+    network = build(CASES["residual-silu-3"], 4)
+    x, t = torch.randn(9, 4, dtype=torch.float64, generator=generator), times((), generator)
+    probes = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)), dtype=torch.float64)
+    value, mean = probed_divergence(network.forward, t, x, probes)
+    expected = trace_of_jacobian(network, t, x)
+    torch.testing.assert_close(value, network(t, x))
+    torch.testing.assert_close(mean, expected, rtol=1e-11, atol=1e-11)
+    single = probed_divergence(network.forward, t, x, probes[:1])[1]
+    assert (single - expected).abs().max() > 1e-2
+
+
+def test_probes_are_signs_drawn_once_from_the_generator(generator):
+    recipe = ResidualMLP(width=8, depth=1, divergence="hutchinson", n_probes=500)
+    probes = recipe.build(4, generator).probes
+    assert probes.shape == (500, 4)
+    assert torch.equal(probes.abs(), torch.ones(500, 4))
+    assert (probes.mean(0).abs() < 5.0 / 500**0.5).all()  # 5 standard errors, 4 columns: level 2e-6
+    correlations = (probes.T @ probes / 500 - torch.eye(4)).abs()
+    assert (correlations < 5.0 / 500**0.5).all()
+
+
+def test_a_probed_network_repeats_and_keeps_rows_apart(generator):
+    network = build(ResidualMLP(width=8, depth=2, divergence="hutchinson", n_probes=3), 4)
+    x, t = torch.randn(6, 4, dtype=torch.float64, generator=generator), torch.tensor(0.4, dtype=torch.float64)
+    first = network.divergence(t, x)
+    assert torch.equal(first, network.divergence(t, x))
+    other = x.clone()
+    other[0] = 50.0
+    assert torch.equal(first[1:], network.divergence(t, other)[1:])
+    expected = probed_divergence(network.forward, t, x, network.probes)[1]
+    torch.testing.assert_close(first, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recipe", [MLP(width=16), ResidualMLP(width=16, depth=2)], ids=repr)
+def test_initialisation_uses_the_generator_alone(recipe):
+    first, again, other = (
+        recipe.build(3, torch.Generator().manual_seed(seed)).state_dict() for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (MLP(width=0), "MLP: width must be an integer >= 1, got 0."),
+        (MLP(n_blocks=1.5), "MLP: n_blocks must be an integer >= 1, got 1.5."),
+        (MLP(activation="relu"), "MLP: activation='relu' is not one of ['silu', 'softplus', 'tanh']."),
+        (ResidualMLP(depth=0), "ResidualMLP: depth must be an integer >= 1, got 0."),
+        (
+            ResidualMLP(activation="relu"),
+            "ResidualMLP: activation='relu' is not one of ['silu', 'softplus', 'tanh'].",
+        ),
+        (
+            ResidualMLP(divergence="guess"),
+            "divergence='guess' is not one of ['exact', 'hutchinson'].",
+        ),
+    ],
+    ids=repr,
+)
+def test_parameters_that_cannot_be_used(recipe, message, generator):
+    with pytest.raises(ValueError, match=r"^") as caught:
+        recipe.build(2, generator)
+    assert str(caught.value) == message
+
+
+def test_an_unfinished_recipe_says_what_is_missing(generator):
+    with pytest.raises(NotImplementedError, match=r"^Velocity must define build\(n_features, generator\)\.$"):
+        Velocity().build(2, generator)
