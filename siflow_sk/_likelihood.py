@@ -9,7 +9,6 @@ import math
 
 import torch
 
-from .solvers import DormandPrince, outcome_error
 from .velocities import velocity_and_divergence
 
 BLOCK = 256
@@ -66,31 +65,24 @@ def log_density(velocity, base, solver, x, t=1.0):
         Estimated numerical error in nats; NaN for a solver that makes no estimate.
     """
 
-    def outcome(state):
-        return base.log_prob(state[0]) + state[1]
-
     def block(points):
-        state, error = _solve(solver, field, (points, points.new_zeros(len(points))), t)
-        value = outcome(state)
-        estimate = outcome_error(outcome, state, error) if error else torch.full_like(value, math.nan)
-        return value, estimate
+        state = (points, points.new_zeros(len(points)))
+        if hasattr(solver, "integrate_with_error"):
+            (latent, change), error = solver.integrate_with_error(field, state, t, 0.0)
+        else:
+            latent, change = solver.integrate(field, state, t, 0.0)
+            error = torch.full_like(change, math.nan)
+        return base.log_prob(latent) + change, error
 
     field = _flow_with_divergence(velocity)
     with torch.no_grad():
         value, error = in_blocks(block, x)
-        tol = getattr(solver, "tol", None)
-        if tol is not None:
-            redo = ~(error <= tol) & torch.isfinite(x).all(1) & ~torch.isneginf(value)
+        if hasattr(solver, "fallback"):
+            redo = ~(error <= solver.tol) & torch.isfinite(x).all(1) & ~torch.isneginf(value)
             if redo.any():
-                solver = DormandPrince(rtol=0.1 * tol, atol=0.01 * tol)
+                solver = solver.fallback()
                 value[redo], error[redo] = in_blocks(block, x[redo])
     return value, error
-
-
-def _solve(solver, field, state, t):
-    if hasattr(solver, "integrate_with_error"):
-        return solver.integrate_with_error(field, state, t, 0.0)
-    return solver.integrate(field, state, t, 0.0), None
 
 
 def calibrate(velocity, base, solver, x):

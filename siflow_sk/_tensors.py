@@ -282,7 +282,7 @@ def to_array(tensor, dtype=np.float64):
     return tensor.detach().cpu().numpy().astype(dtype, copy=False)
 
 
-def row_chunks(n_rows, n_features, limit=2**20):
-    """Slices of rows whose tables stay below ``limit`` numbers (8 MB)."""
+def row_chunks(n_rows, n_features, limit=2**14):
+    """Slices of whole blocks of rows whose tables hold about ``limit`` numbers (128 kB)."""
     size = max(256, 256 * math.ceil(limit / max(1, n_features) / 256))
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

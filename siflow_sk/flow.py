@@ -75,10 +75,12 @@ class InterpolantFlow(
         half on two cores for this width and number of columns, at most 6000.
     batch_size : int or "auto", default="auto"
         Rows per step of the quadratic loss.  ``"auto"``: 512.
-    learning_rate_init : float, default=1e-3
-        Peak learning rate of AdamW, reached after 50 steps and lowered along a cosine.
-    weight_decay : float, default=0.01
-        Of the matrices that act on x.
+    learning_rate_init : float, default=3e-3
+        Peak learning rate, reached after 50 steps and lowered along a cosine.  Matrices that act on x are
+        trained by Muon, everything else by AdamW.
+    weight_decay : float, default=0.5
+        Decoupled weight decay of the matrices that act on x: each step shrinks them by the learning rate
+        times this.
     ema_decay : float, default=0.99
         The weights that are validated and kept are an exponential average with this decay.
     early_stopping : bool or "auto", default="auto"
@@ -86,7 +88,7 @@ class InterpolantFlow(
         when it no longer improves.  ``"auto"``: from 100 distinct rows on.  Without it there is no polish.
     validation_fraction : float, default=0.1
         Share of the distinct rows kept for validation, at most 2048 rows.
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int, default=6
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
         polish ends).
     tol : float, default=1e-3
@@ -108,7 +110,7 @@ class InterpolantFlow(
         The parts as ``fit`` made them; ``velocity_`` is the trained ``torch.nn.Module``, ``solver_`` holds
         the time grid that was chosen.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Only when X had column names that are strings.
     constant_features_ : ndarray of int
         Columns without spread; they carry no density.
@@ -185,12 +187,12 @@ class InterpolantFlow(
         max_iter="auto",
         polish="auto",
         batch_size="auto",
-        learning_rate_init=1e-3,
-        weight_decay=0.01,
+        learning_rate_init=3e-3,
+        weight_decay=0.5,
         ema_decay=0.99,
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=10,
+        n_iter_no_change=6,
         tol=1e-3,
         warm_start=False,
         inference_dtype="float64",
@@ -315,7 +317,7 @@ class InterpolantFlow(
         )
         network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
         data = made.trainer.data
-        reference = data.x if data.x_valid is None else data.x_valid
+        reference = data.x if data.x_valid is None else torch.cat([data.x_valid, data.x])
         solver = _likelihood.calibrate(
             network, made.base, parts["solver"], reference[:512].to(next(network.parameters()).dtype)
         )
@@ -391,13 +393,15 @@ class InterpolantFlow(
         if not 0.0 <= t <= 1.0:
             raise ValueError(f"t must lie in [0, 1], got {t!r}.")
         X = self._check(X)
-        values, errors = np.empty(len(X)), np.empty(len(X))
+        values, errors = np.empty(len(X)), np.empty(len(X) if return_error else 0)
         for rows in _tensors.row_chunks(*X.shape):
             z, log_det, outside = self._forward(X[rows])
             value, error = _likelihood.log_density(self.velocity_, self.base_, self.solver_, z, float(t))
             value = value.double().cpu() + log_det
             value[outside] = -math.inf
-            values[rows], errors[rows] = _tensors.to_array(value), _tensors.to_array(error)
+            values[rows] = _tensors.to_array(value)
+            if return_error:
+                errors[rows] = _tensors.to_array(error)
         self._report_unsolved(np.isnan(values))
         return (values, errors) if return_error else values
 

@@ -86,7 +86,8 @@ class Trigonometric(Interpolant):
     >>> import torch
     >>> from siflow_sk.interpolants import Trigonometric
     >>> path = Trigonometric()
-    >>> float(path.alpha(torch.tensor(0.5)) ** 2 + path.beta(torch.tensor(0.5)) ** 2)
+    >>> t = torch.tensor(0.3, dtype=torch.float64)
+    >>> round(float(path.alpha(t) ** 2 + path.beta(t) ** 2), 12)
     1.0
     """
 

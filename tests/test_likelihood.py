@@ -1,4 +1,4 @@
-"""The log-density and the transport: exact where the velocity is, normalised and invariant where it is trained."""
+"""Log-density and transport: exact where the velocity is, normalised and invariant where it is trained."""
 
 import math
 
@@ -20,7 +20,7 @@ from oracles import (
 )
 from scipy import stats
 
-from siflow_sk import InterpolantFlow, _likelihood
+from siflow_sk import _likelihood
 from siflow_sk.bases import Gaussian, StandardNormal
 from siflow_sk.preprocessing import PREPROCESSORS, Preprocessor
 from siflow_sk.solvers import SOLVERS, DormandPrince, Grid, RungeKutta, TorchDiffEq
@@ -56,7 +56,7 @@ def test_everything_is_covered():
     assert set(ACCURATE) == set(SOLVERS)
 
 
-# -- closed-form velocities -----------------------------------------------------------------------------------
+# -- closed-form velocities -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -123,10 +123,8 @@ def test_base_draws_become_draws_of_the_target(path, t):
     x = torch.randn(20_000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = _likelihood.transport(velocity, RungeKutta(n_steps=12), x, 0.0, t).numpy()
     law = between(path, NORMAL, BENT, t)
-    centred = y - law.mean()
-    numbers = np.stack(
-        [centred[:, 0], centred[:, 1], centred[:, 0] ** 2, centred[:, 1] ** 2, centred.prod(1)]
-    )
+    first, second = (y - law.mean()).T
+    numbers = np.stack([first, second, first**2, second**2, first * second])
     covariance = law.covariance()
     expected = np.array([0.0, 0.0, covariance[0, 0], covariance[1, 1], covariance[0, 1]])
     z = (numbers.mean(1) - expected) / (numbers.std(1) / math.sqrt(len(y)))
@@ -134,10 +132,11 @@ def test_base_draws_become_draws_of_the_target(path, t):
 
 
 def test_a_grid_that_is_too_coarse_is_repaired_row_by_row():
-    """One step is not enough here: the rows above the tolerance are solved again, and the estimates say so."""
+    """One step is not enough here: rows above the tolerance are solved again, and the estimates say so."""
     velocity = ExactVelocity("linear", NORMAL, BENT)
     solver = Grid(tol=1e-6)
     solver.knots_, solver.n_steps_ = torch.tensor([0.0, 1.0], dtype=torch.float64), 1
+    solver.safety_ = 1.0
     x = BENT.sample(300, seed=1)
     found, error = _likelihood.log_density(velocity, StandardNormal(), solver, torch.tensor(x))
     np.testing.assert_allclose(found.numpy(), BENT.logpdf(x), rtol=0, atol=2e-6)
@@ -176,7 +175,7 @@ def test_blocks_all_have_one_shape_and_lose_no_row(n):
     assert set(shapes) == {((_likelihood.BLOCK, 3), (_likelihood.BLOCK,))}
 
 
-# -- the estimator around a closed-form velocity --------------------------------------------------------------
+# -- the estimator around a closed-form velocity --------------------------------------------------------
 
 
 class Exact(Velocity):
@@ -315,47 +314,51 @@ def test_velocity_field_and_divergence_are_in_the_units_of_the_data(preprocessor
     np.testing.assert_allclose(flow.divergence(t, x), trace, rtol=1e-5, atol=1e-5)
 
 
-# -- trained flows ------------------------------------------------------------------------------------------
+# -- trained flows --------------------------------------------------------------------------------------
 
 RECIPES = {
     "default": {},
     "whiten": {"preprocessor": "whiten", "interpolant": "linear"},
     "bare": {"preprocessor": "none"},
-    "residual": {"velocity": ResidualMLP(width=16, depth=1), "preprocessor": "standardize"},
     "student_t": {"base": "student_t", "preprocessor": "standardize"},
+    "residual": {
+        "velocity": ResidualMLP(width=16, depth=1),
+        "preprocessor": "standardize",
+        "max_iter": 2,
+        "polish": 1,
+        "batch_size": 16,
+    },
 }
+LONGER = {"max_iter": 60, "polish": 30, "batch_size": 128}
 
 
 def sinh_grid(n, low, high, scale):
-    """Points x = centre + scale sinh(u), far into the tails, and dx."""
+    """Points x = scale sinh(u), far into the tails, and dx."""
     u = np.linspace(low, high, n)
-    weight = np.full(n, u[1] - u[0])
-    return scale * np.sinh(u), weight * scale * np.cosh(u)
+    return scale * np.sinh(u), (u[1] - u[0]) * scale * np.cosh(u)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_density_integrates_to_one_on_the_line(recipe):
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(-30.0, 4.0, 150), rng.gamma(2.0, 10.0, 150)])[:, None]
-    flow = quick(**RECIPES[recipe], max_iter=60, polish=30, batch_size=128)
-    if recipe == "bare":
-        X = X / 15.0
-    flow.fit(X)
-    x, dx = sinh_grid(3001, -11.0, 11.0, X.std())
+    X = X / 15.0 if recipe == "bare" else X
+    flow = quick(**{**LONGER, **RECIPES[recipe]}).fit(X)
+    x, dx = sinh_grid(1001, -11.0, 11.0, X.std())
     total = np.sum(np.exp(flow.score_samples(x[:, None] + X.mean())) * dx)
     assert total == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("recipe", ["default", "whiten", "bare"])
 def test_the_density_integrates_to_one_in_the_plane(recipe, moons):
-    flow = quick(**RECIPES[recipe], max_iter=60, polish=30, batch_size=128).fit(moons)
-    x, dx = sinh_grid(121, -4.0, 4.0, 0.6)
+    flow = quick(**{**LONGER, **RECIPES[recipe]}).fit(moons)
+    x, dx = sinh_grid(81, -4.0, 4.0, 0.6)
     grid = np.stack(np.meshgrid(x, x, indexing="ij"), axis=-1).reshape(-1, 2) + moons.mean(axis=0)
-    density = np.exp(flow.score_samples(grid)).reshape(121, 121)
+    density = np.exp(flow.score_samples(grid)).reshape(81, 81)
     assert np.einsum("ij,i,j->", density, dx, dx) == pytest.approx(1.0, abs=5e-3)
 
 
-@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"bare"}))
+@pytest.mark.parametrize("recipe", ["default", "whiten", "student_t"])
 def test_units_that_are_powers_of_two_change_no_bit_of_the_model(recipe, moons):
     unit = np.array([2.0**40, 2.0**-7])
     flow, scaled = quick(**RECIPES[recipe]).fit(moons), quick(**RECIPES[recipe]).fit(moons * unit)
@@ -365,7 +368,7 @@ def test_units_that_are_powers_of_two_change_no_bit_of_the_model(recipe, moons):
     np.testing.assert_allclose(shift, -np.log(unit).sum(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"bare"}))
+@pytest.mark.parametrize("recipe", ["default", "whiten", "student_t"])
 def test_a_change_of_units_shifts_the_score_by_the_logarithm(recipe, moons):
     scale, offset = np.array([1234.5, 0.037]), np.array([-88.0, 1.7])
     flow = quick(**RECIPES[recipe]).fit(moons)
@@ -377,26 +380,55 @@ def test_a_change_of_units_shifts_the_score_by_the_logarithm(recipe, moons):
     )
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "solver"),
+    [
+        *((recipe, "grid") for recipe in RECIPES),
+        *(("default", solver) for solver in SOLVERS if solver != "grid"),
+    ],
+)
 def test_round_trip(recipe, solver, moons):
+    """To data and latent points; the default grid is chosen for 1e-4 nats in the log-density."""
     flow = quick(**RECIPES[recipe], solver=solver).fit(moons)
-    np.testing.assert_allclose(flow.inverse_transform(flow.transform(moons)), moons, rtol=0, atol=1e-4)
+    atol = 1e-3 if solver == "grid" else 1e-5
+    np.testing.assert_allclose(flow.inverse_transform(flow.transform(moons)), moons, rtol=0, atol=atol)
     Z = np.random.default_rng(0).standard_normal((50, 2))
-    np.testing.assert_allclose(flow.transform(flow.inverse_transform(Z)), Z, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(flow.transform(flow.inverse_transform(Z)), Z, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("solver", sorted(set(SOLVERS) - {"torchdiffeq"}))
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_rows_are_independent_of_their_batch_mates(recipe, solver, moons):
-    """Alone, among others, and in another order: the same to the bit."""
-    flow = quick(**RECIPES[recipe], solver=solver).fit(moons)
-    X = np.concatenate([moons, 5.0 * moons, [[40.0, -30.0]]])
+def test_the_round_trip_follows_the_tolerance(moons):
+    flow = quick(solver=Grid(tol=1e-8)).fit(moons)
+    np.testing.assert_allclose(flow.inverse_transform(flow.transform(moons)), moons, rtol=0, atol=1e-7)
+
+
+def columns(X, d):
+    """``d`` columns of the size of those of ``X``, all different."""
+    turns = np.random.default_rng(1).standard_normal((2, d))
+    return X @ turns + 0.1 * np.random.default_rng(2).standard_normal((len(X), d))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "solver", "d"),
+    [
+        *((recipe, "grid", d) for recipe in ("default", "whiten", "bare", "student_t") for d in (2, 5)),
+        *(("default", solver, d) for solver in ("dopri5", "rk4") for d in (2, 5, 9)),
+        ("whiten", "grid", 9),
+        ("residual", "grid", 5),
+        ("residual", "dopri5", 5),
+    ],
+)
+def test_rows_are_independent_of_their_batch_mates(recipe, solver, d, moons):
+    """Alone, among others, and in another order: the same to the bit, whatever the number of columns."""
+    if solver == "rk4":
+        solver = RungeKutta(n_steps=3)
+    rows = columns(moons, d)
+    flow = quick(**RECIPES[recipe], solver=solver).fit(rows)
+    X = np.concatenate([rows[:150], 3.0 * rows[:120], np.full((1, d), 40.0)])
+    order = np.random.default_rng(0).permutation(len(X))
     for method in (flow.score_samples, flow.transform):
         together = method(X)
-        order = np.random.default_rng(0).permutation(len(X))
         np.testing.assert_array_equal(method(X[order]), together[order])
-        for i in (0, 17, 299, 300, 431, 600):
+        for i in (0, 17, 149, 150, 255, 256, 270):
             np.testing.assert_array_equal(method(X[i : i + 1])[0], together[i])
 
 
@@ -411,7 +443,7 @@ def test_one_outlier_among_ten_thousand_rows_changes_no_other(moons):
     assert dirty[5_000] < clean.min()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["default", "whiten", "bare", "student_t"])
 def test_the_fit_does_not_depend_on_the_order_of_the_rows(recipe, moons):
     order = np.random.default_rng(0).permutation(len(moons))
     flow, other = quick(**RECIPES[recipe]).fit(moons), quick(**RECIPES[recipe]).fit(moons[order])
@@ -421,9 +453,7 @@ def test_the_fit_does_not_depend_on_the_order_of_the_rows(recipe, moons):
 def test_a_longer_fit_learns_the_density():
     """Two moons it is not: a known mixture, held-out mean log-density within 0.1 of the truth."""
     X, fresh = BENT.sample(1500, seed=1), BENT.sample(1500, seed=2)
-    flow = InterpolantFlow(
-        max_iter=150, polish=60, velocity=MLP(width=64), preprocessor="whiten", random_state=0
-    ).fit(X)
+    flow = quick(max_iter=150, polish=60, velocity=MLP(width=64), preprocessor="whiten").fit(X)
     truth = BENT.logpdf(fresh).mean()
     plain = stats.multivariate_normal(X.mean(0), np.cov(X.T)).logpdf(fresh).mean()
     assert truth - 0.1 < flow.score(fresh) < truth + 0.03

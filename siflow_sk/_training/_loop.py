@@ -28,11 +28,12 @@ class Settings:
     tol: float
     patience: int  # checks without improvement by tol before the learning rate falls
     polish_batch_size: int = 256
-    polish_knots: int = 3  # Runge-Kutta steps of the likelihood loss
+    polish_knots: int = 2  # Runge-Kutta steps of the likelihood loss
     polish_penalty: float = 100.0
     checks: int = 20  # validations per stage, at least
     n_reductions: int = 2  # falls of the learning rate before polish ends
     reduction: float = 0.3
+    fall: float = 2.0  # nats below the best score that make the learning rate fall at once
     clip: float = 5.0
 
 
@@ -173,12 +174,14 @@ class Trainer:
                 self._check("polish", rate, progress)
                 waited = 0 if self.best_score > reference + s.tol else waited + 1
                 reference = max(reference, self.best_score) if waited == 0 else reference
-                if waited >= s.patience:
+                diverged = self.history.checks[-1]["score"] < self.best_score - s.fall
+                if waited >= s.patience or diverged:
                     if reductions == s.n_reductions:
                         break
                     factor, waited, reductions = factor * s.reduction, 0, reductions + 1
                     self._restore()
                     self.average.load_state_dict(self.network.state_dict())
+                    optimisers = self._optimisers()  # forget the momentum that led away
 
     def _can_polish(self):
         """Polish needs a validation guard, a finite likelihood, and a base with a gradient."""

@@ -1,6 +1,7 @@
 """What one evaluation costs, and how much memory scoring takes."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -90,6 +91,10 @@ def _seconds(function, calls):
     return max(time.perf_counter() - start, 1e-9) / calls
 
 
+# glibc then returns what is freed at once: resident memory follows what is alive, and repeats to about 1 MB
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
 def scoring_memory(n_rows, repeats=3):
     """Growth of resident memory while ``n_rows`` rows are scored: median over processes of their own.
 
@@ -101,7 +106,7 @@ def scoring_memory(n_rows, repeats=3):
     runs = []
     for _ in range(repeats):
         command = [sys.executable, "-m", "siflow_sk.benchmarks._memory", str(n_rows)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | _MALLOC)
         if done.returncode != 0:
             raise RuntimeError(f"scoring {n_rows} rows failed: {done.stderr[-500:]}")
         runs.append(json.loads(done.stdout.splitlines()[-1]))

@@ -261,7 +261,7 @@ def _memory_section(results):
             _title("Memory of scoring"),
             "Growth of the process's peak resident memory during ``score_samples``, beyond the table "
             "(6 columns, float64) and the answer; a small network, each number of rows in a process of "
-            "its own.\n",
+            "its own, in which freed memory is returned to the system at once.\n",
             _table(("Rows", "Input", "Answer", "Beyond both", "Seconds"), rows),
         )
     )

@@ -1,0 +1,365 @@
+"""What is regressed on, in which order rows are seen, and what a fit repeats and keeps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick
+from oracles import BENT, NORMAL, OFFSET, PATHS, ExactVelocity
+from sklearn.mixture import GaussianMixture
+
+from siflow_sk._objective import likelihood_loss, quadratic_loss
+from siflow_sk._training import Batches, Data, Settings, Trainer
+from siflow_sk._training._loop import jittered_knots, stratified_times
+from siflow_sk.bases import StandardNormal
+from siflow_sk.exceptions import TrainingWarning
+from siflow_sk.interpolants import INTERPOLANTS, Linear
+from siflow_sk.velocities import MLP
+
+# -- rows -----------------------------------------------------------------------------------------------
+
+
+def weights(*counts):
+    counts = torch.tensor(counts, dtype=torch.float64)
+    return counts / counts.sum()
+
+
+def test_equal_weights_give_permutations(generator):
+    batches = Batches(weights(*[1] * 50), 50, generator)
+    first, second = batches.take(50), batches.take(50)
+    assert first.sort().values.tolist() == list(range(50))
+    assert second.sort().values.tolist() == list(range(50))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, torch.arange(50))
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 64, 200])
+def test_the_size_of_a_batch_does_not_change_the_stream(size):
+    stream = Batches(weights(*[1] * 50), 50, torch.Generator().manual_seed(3))
+    whole = Batches(weights(*[1] * 50), 50, torch.Generator().manual_seed(3)).take(400)
+    taken = torch.cat([stream.take(size) for _ in range(400 // size)])
+    assert torch.equal(taken, whole[: len(taken)])
+
+
+def test_whole_weights_repeat_rows_exactly(generator):
+    counts = torch.tensor([3, 1, 7, 2, 1, 11, 5])
+    batches = Batches(weights(*counts.tolist()), int(counts.sum()), generator)
+    for _ in range(20):
+        assert torch.bincount(batches.take(30), minlength=7).tolist() == counts.tolist()
+
+
+def test_many_whole_weights_repeat_rows_exactly(generator):
+    """Rounding of the cumulated weights must not lose or double a row."""
+    counts = torch.randint(1, 9, (5000,), generator=generator)
+    batches = Batches(weights(*counts.tolist()), int(counts.sum()), generator)
+    assert torch.equal(torch.bincount(batches.take(int(counts.sum())), minlength=5000), counts)
+
+
+def test_real_weights_are_kept_to_within_one_row(generator):
+    weight = torch.rand(40, dtype=torch.float64, generator=generator)
+    weight /= weight.sum()
+    batches = Batches(weight, 1000, generator)
+    assert ((torch.bincount(batches.take(1000), minlength=40) - 1000 * weight).abs() <= 1.0).all()
+
+
+def test_a_weight_of_zero_is_never_drawn(generator):
+    drawn = Batches(weights(0, 2, 0, 1, 0), 3, generator).take(300)
+    assert set(drawn.tolist()) == {1, 3}
+
+
+# -- times ----------------------------------------------------------------------------------------------
+
+
+def test_times_are_one_in_each_cell(generator):
+    t = stratified_times(64, generator, torch.zeros(1, dtype=torch.float64))
+    assert t.shape == (64, 1)
+    assert (64 * t[:, 0]).floor().tolist() == list(range(64))
+    assert not torch.equal(t, stratified_times(64, generator, t))
+
+
+def test_knots_run_from_1_to_0_and_move_inside(generator):
+    for _ in range(50):
+        knots = jittered_knots(4, generator, torch.zeros(1, dtype=torch.float64))
+        assert (knots[0], knots[-1]) == (1.0, 0.0)
+        assert ((knots - torch.linspace(1.0, 0.0, 5)).abs() <= 0.25 / 4 + 1e-12).all()
+        assert (knots.diff() < 0).all()
+    assert not torch.equal(knots, jittered_knots(4, generator, knots))
+
+
+# -- the quadratic loss ---------------------------------------------------------------------------------
+
+
+class Perturbed:
+    """The exact velocity plus ``size * sin(3 x)``."""
+
+    def __init__(self, exact, size):
+        self.exact, self.size = exact, size
+
+    def __call__(self, t, x):
+        return self.exact(t, x) + self.size * torch.sin(3.0 * x)
+
+
+def regression(path, velocity, n=20_000, seed=0):
+    """Values per block of 500 draws of the loss R, of |v|^2 and of |d_t x_t|^2, (3, n / 500)."""
+    a, b, da, db = PATHS[path]
+    x0, x1 = torch.tensor(NORMAL.sample(n, seed)), torch.tensor(BENT.sample(n, seed + 1))
+    rows = []
+    with torch.no_grad():
+        for c0, c1 in zip(x0.split(500), x1.split(500), strict=True):
+            t = stratified_times(500, torch.Generator().manual_seed(len(rows)), c0)
+            xt, speed = a(t) * c0 + b(t) * c1, da(t) * c0 + db(t) * c1
+            loss = quadratic_loss(velocity, INTERPOLANTS[path](), t, c0, c1)
+            exact = ExactVelocity(path, NORMAL, BENT)(t, xt)
+            rows.append(torch.stack([loss, (exact**2).sum(1).mean(), (speed**2).sum(1).mean()]))
+    return torch.stack(rows, 1)
+
+
+def within(values, expected, width=5.0):
+    """The mean of independent values is within ``width`` standard errors (level 6e-7 at 5)."""
+    return abs(float(values.mean()) - expected) < width * float(values.std()) / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_exact_velocity_has_the_loss_of_the_minimiser(path):
+    """R(v) = E|d_t x_t|^2 - E|v|^2: that is G(v) + E|v|^2 = 0, and the floor of the loss is above zero."""
+    loss, kinetic, speed = regression(path, ExactVelocity(path, NORMAL, BENT))
+    assert within(loss + kinetic - speed, 0.0)
+    assert loss.mean() > 0.5
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [-0.4, 0.2])
+def test_any_other_field_costs_its_distance(path, size):
+    """R(v + u) - R(v) = E|u|^2."""
+    exact = ExactVelocity(path, NORMAL, BENT)
+    extra = regression(path, Perturbed(exact, size))[0] - regression(path, exact)[0]
+    a, b = PATHS[path][:2]
+    x0, x1 = torch.tensor(NORMAL.sample(20_000, 7)), torch.tensor(BENT.sample(20_000, 8))
+    t = stratified_times(20_000, torch.Generator().manual_seed(9), x0)
+    t = t[torch.randperm(20_000, generator=torch.Generator().manual_seed(10))]
+    distance = float(((size * torch.sin(3.0 * (a(t) * x0 + b(t) * x1))) ** 2).sum(1).mean())
+    assert distance > 0.02
+    assert within(extra, distance, 6.0)
+
+
+def test_the_quadratic_loss_is_the_mean_square():
+    x0, x1 = torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+    loss = quadratic_loss(lambda t, x: torch.ones_like(x), Linear(), torch.full((2, 1), 0.5), x0, x1)
+    assert loss.item() == ((0 + 1) + (4 + 4)) / 2
+
+
+# -- the likelihood loss --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_likelihood_loss_is_the_mean_of_the_negative_log_density(path):
+    x = BENT.sample(200, seed=1)
+    velocity, knots = ExactVelocity(path, NORMAL, BENT), torch.linspace(1.0, 0.0, 81, dtype=torch.float64)
+    loss = likelihood_loss(velocity, StandardNormal(), torch.tensor(x), knots, 0.0)
+    assert loss.item() == pytest.approx(-BENT.logpdf(x).mean(), abs=1e-6)
+
+
+def test_the_penalty_falls_with_the_step_and_is_never_a_gain():
+    x, velocity = torch.tensor(BENT.sample(200, seed=1)), ExactVelocity("linear", NORMAL, BENT)
+
+    def penalty(n):
+        knots = torch.linspace(1.0, 0.0, n + 1, dtype=torch.float64)
+        plain, with_it = (likelihood_loss(velocity, StandardNormal(), x, knots, p) for p in (0.0, 1.0))
+        return (with_it - plain).item()
+
+    found = [penalty(n) for n in (4, 8, 16, 32)]
+    # |h (k2 - k3)|^2 is of the sixth order in h, and there are 1 / h of them
+    assert -np.polyfit(np.log([8, 16, 32]), np.log(found[1:]), 1)[0] == pytest.approx(5, abs=0.5)
+    assert min(found) > 0
+
+
+def test_the_gradient_of_the_likelihood_loss():
+    """Against finite differences, with the penalty in."""
+    generator = torch.Generator().manual_seed(0)
+    network = MLP(width=8, time_width=4).build(2, generator).double()
+    x, knots = torch.tensor(BENT.sample(20, seed=1)), torch.tensor([1.0, 0.6, 0.0], dtype=torch.float64)
+
+    def loss():
+        return likelihood_loss(network, StandardNormal(), x, knots, 3.0)
+
+    parameter = next(p for name, p in network.named_parameters() if name.endswith("w1"))
+    (gradient,) = torch.autograd.grad(loss(), parameter)
+    direction = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+    with torch.no_grad():
+        parameter.add_(1e-5 * direction)
+        above = loss()
+        parameter.sub_(2e-5 * direction)
+        below = loss()
+    assert ((above - below) / 2e-5).item() == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
+
+
+# -- the trainer ----------------------------------------------------------------------------------------
+
+
+def settings(**changes):
+    defaults = {
+        "n_quadratic": 1,
+        "n_polish": 0,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "ema_decay": 0.9,
+        "tol": 1e-3,
+        "patience": 5,
+    }
+    return Settings(**{**defaults, **changes})
+
+
+def test_validation_is_the_exact_log_density_in_the_units_of_the_data(generator):
+    """With the exact velocity: the weighted mean of the true log-density plus the preprocessor's part."""
+    x, weight = BENT.sample(300, seed=1), np.random.default_rng(0).random(300)
+    weight /= weight.sum()
+    data = Data(
+        torch.tensor(x).float(),
+        torch.full((300,), 1 / 300, dtype=torch.float64),
+        300,
+        torch.tensor(x).float(),
+        torch.tensor(weight),
+        offset_valid=7.0,
+    )
+    network = ExactVelocity("trigonometric", NORMAL, BENT)
+    path = INTERPOLANTS["trigonometric"]()
+    trainer = Trainer(network, StandardNormal().fit(torch.tensor(x), None), path, data, settings(), generator)
+    trainer.regress()
+    # 4 steps in float32
+    assert trainer.history.checks[0]["score"] == pytest.approx(weight @ BENT.logpdf(x) + 7.0, abs=5e-3)
+
+
+def test_training_lowers_the_loss_to_its_floor(generator):
+    """A short regression ends nearer to the floor E|d_t x_t|^2 - E|v|^2 than to where it started."""
+    flow = quick(max_iter=300, polish=0, preprocessor="none", velocity=MLP(width=64)).fit(
+        BENT.sample(2000, 1)
+    )
+    exact, kinetic, _ = regression("trigonometric", ExactVelocity("trigonometric", NORMAL, BENT)).mean(1)
+    curve = np.array(flow.loss_curve_)
+    assert curve.shape == (300,)
+    start, end = curve[:10].mean(), curve[-60:].mean()
+    assert start > float(exact) + 0.7 * float(kinetic)  # the field starts near zero
+    assert end < float(exact) + 0.25 * float(kinetic)
+
+
+# -- what a fit repeats ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"base": "student_t"}, {"preprocessor": "whiten", "interpolant": "linear"}, {"polish": 0}],
+    ids=str,
+)
+def test_an_int_random_state_repeats_to_the_bit(parameters, moons):
+    first, second = (quick(**parameters).fit(moons) for _ in range(2))
+    assert first.loss_curve_ == second.loss_curve_
+    assert first.polish_loss_curve_ == second.polish_loss_curve_
+    assert first.validation_scores_ == second.validation_scores_
+    for a, b in zip(first.velocity_.parameters(), second.velocity_.parameters(), strict=True):
+        assert torch.equal(a, b)
+    np.testing.assert_array_equal(first.score_samples(moons), second.score_samples(moons))
+    np.testing.assert_array_equal(first.sample(9, random_state=3), second.sample(9, random_state=3))
+
+
+def test_seeds_matter(moons):
+    first, second = quick(random_state=0).fit(moons), quick(random_state=1).fit(moons)
+    assert first.loss_curve_ != second.loss_curve_
+    assert not np.array_equal(first.sample(3, random_state=0), first.sample(3, random_state=1))
+    assert not np.array_equal(first.sample(3), first.sample(3))
+
+
+def test_whole_weights_are_repeated_rows_to_the_bit(moons):
+    counts = 1 + np.arange(300) % 3
+    weighted = quick().fit(moons, sample_weight=counts)
+    repeated = quick().fit(np.repeat(moons, counts, axis=0))
+    scaled = quick().fit(moons, sample_weight=counts * 4.0)
+    np.testing.assert_array_equal(weighted.score_samples(moons), repeated.score_samples(moons))
+    assert weighted.loss_curve_ == repeated.loss_curve_
+    assert scaled.loss_curve_ != quick().fit(moons).loss_curve_
+
+
+def test_a_weight_of_zero_is_an_absent_row(moons):
+    weight = np.ones(300)
+    weight[::3] = 0.0
+    np.testing.assert_array_equal(
+        quick().fit(moons, sample_weight=weight).score_samples(moons),
+        quick().fit(moons[weight > 0]).score_samples(moons),
+    )
+
+
+# -- what a fit keeps -----------------------------------------------------------------------------------
+
+
+def test_the_best_validation_is_the_model(moons):
+    flow = quick(max_iter=40, polish=20).fit(moons)
+    assert flow.best_validation_score_ == max(flow.validation_scores_)
+    history = flow.history_
+    assert history["score"].tolist() == flow.validation_scores_
+    best = history.loc[history["score"].idxmax()]
+    assert best["iteration"] == flow.best_iteration_
+    assert set(history["stage"]) == {"quadratic", "polish"}
+    quadratic = history[history["stage"] == "quadratic"]
+    assert flow.quadratic_validation_score_ == quadratic["score"].max()
+    assert history["iteration"].is_monotonic_increasing
+    assert flow.n_iter_ == len(flow.loss_curve_) + len(flow.polish_loss_curve_)
+
+
+def test_without_validation_there_is_no_polish(moons):
+    flow = quick(early_stopping=False).fit(moons)
+    assert flow.polish_loss_curve_ == []
+    assert flow.validation_scores_ == []
+    assert flow.best_validation_score_ is None
+    assert flow.early_stopping_ is False
+    assert flow.n_iter_ == 20
+
+
+def test_a_base_without_gradient_is_not_polished(moons):
+    flow = quick(base=GaussianMixture(2)).fit(moons)
+    assert flow.polish_loss_curve_ == []
+    assert len(flow.validation_scores_) > 0
+
+
+class Interrupting(Linear):
+    """Raises KeyboardInterrupt in step ``at``."""
+
+    def __init__(self, at=1):
+        self.at = at
+
+    def velocity(self, t, x0, x1):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return super().velocity(t, x0, x1)
+
+
+def test_an_interrupt_keeps_the_best_so_far(moons):
+    message = r"^Training interrupted after 14 iterations; the best weights so far are kept\.$"
+    with pytest.warns(TrainingWarning, match=message):
+        flow = quick(interpolant=Interrupting(at=15), preprocessor="whiten").fit(moons)
+    assert len(flow.loss_curve_) == 14
+    assert flow.polish_loss_curve_ == []
+    assert np.isfinite(flow.score(moons))
+
+
+def test_an_interrupt_before_the_first_validation_is_an_interrupt(moons):
+    flow = quick(interpolant=Interrupting(at=1))
+    with pytest.raises(KeyboardInterrupt):
+        flow.fit(moons)
+    assert not hasattr(flow, "velocity_")
+
+
+def test_polish_raises_the_validation_score():
+    """On a mixture, from a short regression, with another base."""
+    rows = BENT.sample(600, seed=3)
+    flow = quick(max_iter=40, polish=60, preprocessor="none", base="student_t").fit(rows)
+    assert flow.best_validation_score_ > flow.quadratic_validation_score_ + 0.02
+
+
+def test_a_gaussian_base_is_fitted_to_the_latent_rows():
+    rows = OFFSET.sample(400, seed=1)
+    flow = quick(base="gaussian", preprocessor="none", early_stopping=False).fit(rows)
+    np.testing.assert_allclose(flow.base_.mean_.numpy(), rows.mean(axis=0), rtol=0, atol=1e-6)
+    covariance = (flow.base_.cholesky_ @ flow.base_.cholesky_.T).numpy()
+    np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), rtol=0, atol=1e-6)
