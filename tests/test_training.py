@@ -15,6 +15,7 @@ from siflow_sk._training._loop import jittered_knots, stratified_times
 from siflow_sk.bases import StandardNormal
 from siflow_sk.exceptions import TrainingWarning
 from siflow_sk.interpolants import INTERPOLANTS, Linear
+from siflow_sk.solvers import on_knots
 from siflow_sk.velocities import MLP
 
 # -- rows -----------------------------------------------------------------------------------------------
@@ -229,6 +230,25 @@ def test_validation_is_the_exact_log_density_in_the_units_of_the_data(generator)
     trainer.regress()
     # 4 steps in float32
     assert trainer.history.checks[0]["score"] == pytest.approx(weight @ BENT.logpdf(x) + 7.0, abs=5e-3)
+
+
+def test_the_weights_with_the_best_validation_are_restored(generator):
+    """Validation rows from the base, which training leads away from; SciPy scores the weights again."""
+    x, x_valid = (torch.tensor(law.sample(200, seed=1)).float() for law in (BENT, NORMAL))
+    even = torch.full((200,), 1 / 200, dtype=torch.float64)
+    network = MLP(width=16, time_width=8).build(2, generator)
+    data, steps = Data(x, even, 200, x_valid, even), settings(n_quadratic=40, learning_rate=0.01)
+    trainer = Trainer(network, StandardNormal().fit(x, None), Linear(), data, steps, generator)
+    trainer.regress()
+    scores = [check["score"] for check in trainer.history.checks]
+    assert len(scores) == 20
+    assert np.argmax(scores) < 19  # the last weights are not the best
+    state, knots = (x_valid, torch.zeros(200)), torch.linspace(1.0, 0.0, 5)
+    with torch.no_grad():
+        z, change = on_knots(lambda t, s: network.value_and_divergence(t, s[0]), state, knots)
+    found = np.mean(NORMAL.logpdf(z.numpy()) + change.numpy())
+    assert found == pytest.approx(max(scores), abs=1e-4)
+    assert trainer.best_iteration == trainer.history.checks[int(np.argmax(scores))]["iteration"]
 
 
 def test_training_lowers_the_loss_to_its_floor(generator):
