@@ -1,11 +1,12 @@
 """The only place that imports scikit-learn's underscored names; they may move between releases."""
 
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Hidden, Interval, Options, StrOptions
+from sklearn.utils._param_validation import HasMethods, Hidden, Interval, Options, StrOptions
 from sklearn.utils._set_output import _get_container_adapter, _get_output_config
 from sklearn.utils.validation import _check_sample_weight
 
 __all__ = [
+    "HasMethods",
     "Hidden",
     "Interval",
     "Options",
@@ -16,10 +17,10 @@ __all__ = [
 ]
 
 
-def in_container(estimator, values, columns):
-    """Wrap an array as ``set_output(transform=...)`` asks for, with the given column names."""
-    dense = _get_output_config("transform", estimator)["dense"]
-    if dense == "default" or columns is None:
+def in_container(estimator, values, columns, original=None):
+    """Wrap an array as ``set_output(transform=...)`` asks for; the index is that of ``original``."""
+    if _get_output_config("transform", estimator)["dense"] == "default":
         return values
     adapter = _get_container_adapter("transform", estimator)
-    return adapter.create_container(values, values, columns=lambda: columns)
+    original = values if original is None else original
+    return adapter.create_container(values, original, columns=lambda: columns)

@@ -80,9 +80,28 @@ def log_density(velocity, base, solver, x, t=1.0):
         if hasattr(solver, "fallback"):
             redo = ~(error <= solver.tol) & torch.isfinite(x).all(1) & ~torch.isneginf(value)
             if redo.any():
-                solver = solver.fallback()
+                solver = solver.fallback(x.dtype)
                 value[redo], error[redo] = in_blocks(block, x[redo])
     return value, error
+
+
+def rehearse(solver):
+    """Integrate a field at rest on one row, so that a solver's bad parameters are refused before training.
+
+    Raises
+    ------
+    ValueError
+        By the solver itself, or because it cannot even solve dx/dt = 0.
+    """
+
+    def rest(t, state):
+        return tuple(torch.zeros_like(y) for y in state)
+
+    state = (torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    if hasattr(solver, "calibrate"):
+        solver.calibrate(rest, state, 1.0, 0.0, lambda s: s[1])
+    if not torch.equal(solver.integrate(rest, state, 1.0, 0.0)[0], state[0]):
+        raise ValueError(f"solver={solver!r} cannot solve dx/dt = 0; check its parameters.")
 
 
 def calibrate(velocity, base, solver, x):

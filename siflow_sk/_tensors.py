@@ -1,16 +1,18 @@
 """The door: NumPy and pandas on one side, torch on the other; devices, seeds, what a table may look like."""
 
+import datetime
 import math
 import numbers
 import warnings
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
 from .exceptions import DataWarning
 
+_DATES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
 _RESOLUTION = np.finfo(np.float64).eps
 
 
@@ -32,6 +34,27 @@ def check_table(estimator, X, *, reset, min_samples=1):
     ValueError
         Masked values, text, NaN, infinity, wrong number or names of columns.
     """
+    X = _plain(X)
+    try:
+        return validate_data(
+            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=min_samples
+        )
+    except ValueError as error:
+        if "could not convert string" in str(error):
+            raise ValueError(
+                f"{error}. Column(s) {_text_columns(X)} hold text; encode them first, for example with "
+                "sklearn.preprocessing.OneHotEncoder, or drop them."
+            ) from error
+        raise
+
+
+def check_points(estimator, X):
+    """Latent points ``(n, k)`` under the same rules as a table; their names and number are not looked at."""
+    return check_array(_plain(X), dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
+
+
+def _plain(X):
+    """Take tensors to the host, and refuse what NumPy would read as something else."""
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu().numpy()
     if isinstance(X, np.ma.MaskedArray):
@@ -48,17 +71,7 @@ def check_table(estimator, X, *, reset, min_samples=1):
             "numpy.lib.recfunctions.structured_to_unstructured(X) or a pandas DataFrame."
         )
     _refuse_dates(X)
-    try:
-        return validate_data(
-            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=min_samples
-        )
-    except ValueError as error:
-        if "could not convert string" in str(error):
-            raise ValueError(
-                f"{error}. Column(s) {_text_columns(X)} hold text; encode them first, for example with "
-                "sklearn.preprocessing.OneHotEncoder, or drop them."
-            ) from error
-        raise
+    return X
 
 
 def _columns(X):
@@ -71,6 +84,12 @@ def _columns(X):
 
 def _refuse_dates(X):
     bad = [str(name) for name, dtype in _columns(X) if getattr(dtype, "kind", "") in ("m", "M")]
+    if hasattr(X, "columns") and hasattr(X, "iloc"):
+        bad += [
+            str(name)
+            for j, (name, dtype) in enumerate(_columns(X))
+            if getattr(dtype, "kind", "") == "O" and X.iloc[:, j].map(lambda v: isinstance(v, _DATES)).any()
+        ]
     if bad:
         raise TypeError(
             f"Column(s) {bad} hold dates or durations; turn them into numbers first, for example seconds "
@@ -79,9 +98,8 @@ def _refuse_dates(X):
 
 
 def _text_columns(X):
-    if hasattr(X, "columns"):
-        return [str(name) for name, dtype in _columns(X) if getattr(dtype, "kind", "O") in ("O", "U", "S")]
     rows = np.asarray(X, dtype=object)
+    names = [str(name) for name in X.columns] if hasattr(X, "columns") else range(rows.shape[1])
 
     def is_text(value):
         try:
@@ -90,7 +108,7 @@ def _text_columns(X):
             return True
         return False
 
-    return [j for j in range(rows.shape[1]) if any(is_text(v) for v in rows[:, j])]
+    return [name for name, column in zip(names, rows.T, strict=True) if any(map(is_text, column))]
 
 
 def canonical(X, weight):
@@ -124,7 +142,7 @@ def canonical(X, weight):
 def column_names(estimator, n_features):
     """Names to use in messages."""
     names = getattr(estimator, "feature_names_in_", None)
-    return [f"column {j}" for j in range(n_features)] if names is None else [f"{n!r}" for n in names]
+    return [f"column {j}" for j in range(n_features)] if names is None else [f"column {n!r}" for n in names]
 
 
 def split_constant(rows, names):
@@ -142,7 +160,7 @@ def split_constant(rows, names):
         All rows are identical, or a column spans more than float64 can hold.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        spread = np.abs(rows - rows[0]).max(axis=0)
+        spread = rows.max(axis=0) - rows.min(axis=0)
     for name, value in zip(names, spread, strict=True):
         if not np.isfinite(value):
             raise ValueError(f"{name} spans more than the float64 range; rescale it.")
@@ -159,7 +177,7 @@ def split_constant(rows, names):
             f"{', '.join(bad)} constant: left out of the density, sampled back as the constant; rows with "
             "another value get log-density -inf.",
             DataWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return active, np.where(active, np.nan, rows[0])
 
@@ -198,7 +216,7 @@ def warn_about(rows, n_rows, weight, active, names, from_float32):
                 "or pass float64"
             )
     for message in messages:
-        warnings.warn(message + ".", DataWarning, stacklevel=4)
+        warnings.warn(message + ".", DataWarning, stacklevel=5)
 
 
 def _few_values(column):

@@ -1,5 +1,6 @@
 """Densities at t = 0, in the space where the flow works (after the preprocessor)."""
 
+import copy
 import math
 
 import torch
@@ -15,8 +16,9 @@ class Base(Component):
     """The density that the flow starts from.
 
     To write your own, subclass and define ``log_prob(x)`` and ``sample(n, generator)``.
-    ``fit(x, generator)`` is called once with the preprocessed training rows (float64, ``(n, d)``); override it when something
-    is to be learnt from them, and call ``super().fit(x, generator)`` so that ``n_features_`` is set.
+    ``fit(x, generator)`` is called once with the preprocessed training rows (float64, ``(n, d)``);
+    override it when something is to be learnt from them, and call ``super().fit(x, generator)`` so that
+    ``n_features_`` is set.
     """
 
     def fit(self, x, generator):
@@ -266,7 +268,7 @@ class SklearnDensity(Base):
     def fit(self, x, generator):
         """Fit a clone of the estimator to the preprocessed rows ``x`` ``(n, d)``."""
         estimator = _seeded(sk_clone(self.estimator), generator)
-        self.estimator_ = estimator.fit(x.cpu().numpy())
+        self.estimator_ = estimator.fit(x.cpu().numpy(), None)  # FrozenEstimator insists on y
         return super().fit(x, generator)
 
     def log_prob(self, x):
@@ -279,7 +281,8 @@ class SklearnDensity(Base):
         try:
             draws = self.estimator_.sample(n, random_state=_seed(generator))
         except TypeError:  # GaussianMixture takes its seed as a parameter
-            draws = _seeded(self.estimator_, generator).sample(n)
+            inner = getattr(self.estimator_, "estimator", self.estimator_)  # of a FrozenEstimator
+            draws = _seeded(copy.copy(inner), generator).sample(n)
         if isinstance(draws, tuple):  # GaussianMixture returns (X, component) grouped by component
             draws = draws[0]
         draws = torch.as_tensor(draws).to(generator.device, torch.float64)

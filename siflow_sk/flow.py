@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch.func import jvp
 
 from . import _likelihood, _tensors
-from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context, in_container
+from ._compat import HasMethods, Interval, StrOptions, _check_sample_weight, _fit_context, in_container
 from ._component import SlotsMixin, resolve
 from ._training import fit_parts, make_settings
 from .bases import BASES, as_base
@@ -34,6 +34,12 @@ _PART_METHODS = {
     "preprocessor": ("fit", "forward", "inverse"),
     "solver": ("integrate",),
 }
+
+
+def _slot_constraints(slot, table):
+    """A name of the table, or an object with the methods of a part; ``resolve`` looks closer."""
+    methods = ["sample"] if slot == "base" else list(_PART_METHODS[slot])
+    return [StrOptions(set(table)), HasMethods(methods), *([None] if "none" in table else [])]
 
 
 class InterpolantFlow(
@@ -158,7 +164,7 @@ class InterpolantFlow(
     }
 
     _parameter_constraints = {
-        **{slot: [str, None, object] for slot in _slots},
+        **{slot: _slot_constraints(slot, table) for slot, table in _slots.items()},
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "polish": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
@@ -287,6 +293,7 @@ class InterpolantFlow(
 
     def _fit(self, X, sample_weight, *, continues, one_pass):
         parts = {slot: self._resolve(slot) for slot in self._slots}
+        _likelihood.rehearse(parts["solver"])
         device = _tensors.resolve_device(self.device)
         seed = _tensors.draw_seed(self.random_state)
         X = _tensors.check_table(self, X, reset=not continues, min_samples=1 if continues and one_pass else 2)
@@ -324,10 +331,12 @@ class InterpolantFlow(
 
         if not continues:
             self._active, self._constant, self._dtype = active, constant, X.dtype
+            self._spread = np.ptp(rows[:, ~active], axis=0)
             self.constant_features_ = np.flatnonzero(~active)
             self._n_features_out = int(active.sum())
         self.interpolant_, self.base_, self.velocity_ = parts["interpolant"], made.base, network
         self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)
+        self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
 
     def _resolve(self, slot):
@@ -355,7 +364,7 @@ class InterpolantFlow(
                 f"{sum(not math.isfinite(v) for v in losses)} steps had a non-finite loss and were left out; "
                 f"lower learning_rate_init={self.learning_rate_init}.",
                 TrainingWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @property
@@ -372,7 +381,8 @@ class InterpolantFlow(
     def score_samples(self, X, t=1.0, return_error=False):
         r"""Log-density of every row.
 
-        .. math:: \log\rho_t(x) = \log\rho_0(X_{t,0}(z)) - \int_0^t\nabla\cdot v_\tau\,d\tau + \log|\det dz/dx|
+        .. math:: \log\rho_t(x) = \log\rho_0(X_{t,0}(z)) - \int_0^t\nabla\cdot v_\tau\,d\tau
+                  + \log|\det dz/dx|
 
         Parameters
         ----------
@@ -444,7 +454,7 @@ class InterpolantFlow(
         for rows in _tensors.row_chunks(*out.shape):
             z = self.base_.sample(rows.stop - rows.start, generator)
             out[rows] = self._inverse(z)
-        return in_container(self, out, getattr(self, "feature_names_in_", None))
+        return in_container(self, out, self._columns())
 
     def transform(self, X):
         """Carry the rows back to the base: latent points at t = 0.
@@ -480,9 +490,8 @@ class InterpolantFlow(
         X_original : ndarray of shape (n_samples, n_features), or DataFrame after ``set_output``
         """
         check_is_fitted(self)
-        Z = np.asarray(X)
-        Z = Z.astype(np.float32 if Z.dtype == np.float32 else np.float64, copy=False)
-        if Z.ndim != 2 or Z.shape[1] != self._n_features_out:
+        Z = _tensors.check_points(self, X)
+        if Z.shape[1] != self._n_features_out:
             raise ValueError(
                 f"X has shape {Z.shape}, but {type(self).__name__} is expecting (n_samples, "
                 f"{self._n_features_out}): one column per latent coordinate."
@@ -490,7 +499,7 @@ class InterpolantFlow(
         out = np.empty((len(Z), self.n_features_in_), dtype=Z.dtype)
         for rows in _tensors.row_chunks(*out.shape):
             out[rows] = self._inverse(_tensors.to_tensor(Z[rows]))
-        return in_container(self, out, getattr(self, "feature_names_in_", None))
+        return in_container(self, out, self._columns(), X)
 
     def velocity_field(self, t, X):
         """The velocity of the flow at time ``t``, in the units of X.
@@ -551,17 +560,24 @@ class InterpolantFlow(
 
     # -- helpers ------------------------------------------------------------------------------------------
 
+    def _columns(self):
+        names = getattr(self, "feature_names_in_", None)
+        return [f"x{j}" for j in range(self.n_features_in_)] if names is None else names
+
     def _check(self, X):
         check_is_fitted(self)
         return _tensors.check_table(self, X, reset=False)
 
     def _to_network(self, z):
-        return z.to(self.device_, getattr(torch, self.inference_dtype))
+        return z.to(self.device_, self._network_dtype)
 
     def _forward(self, X):
         """Latent points, log-determinant of the preprocessing, rows outside of the support."""
         off = ~self._active
-        outside = _tensors.to_tensor((X[:, off] != self._constant[off]).any(axis=1), torch.bool)
+        value = self._constant[off]
+        # what rounding to this dtype can do, and what the rows that fit saw did
+        slack = self._spread + 8 * np.finfo(X.dtype).eps * np.abs(value)
+        outside = _tensors.to_tensor((np.abs(X[:, off] - value) > slack).any(axis=1), torch.bool)
         z, log_det = self.preprocessor_.forward(_tensors.to_tensor(X[:, self._active]))
         far = ~torch.isfinite(self._to_network(z)).all(1).cpu()  # beyond what the dtype can hold
         return self._to_network(torch.where(far[:, None], 0.0, z)), log_det, outside | far

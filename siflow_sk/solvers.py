@@ -299,7 +299,7 @@ class Grid(Solver):
         if not self.tol > 0:
             raise ValueError(f"tol must be > 0, got {self.tol!r}.")
         density = self._error_density(f, state, t0, t1)
-        truth = outcome(self.fallback(1e-3).integrate(f, state, t0, t1))
+        truth = outcome(self.fallback(state[0].dtype, 1e-3).integrate(f, state, t0, t1))
         self.safety_ = 1.0
         for n_steps in [n for n in self._candidates if n <= max(1, int(self.max_steps))]:
             self.knots_, self.n_steps_ = _equidistribute(density, n_steps), n_steps
@@ -317,9 +317,10 @@ class Grid(Solver):
                 break
         return self
 
-    def fallback(self, factor=1e-2):
+    def fallback(self, dtype, factor=1e-2):
         """The adaptive solver for rows that the grid does not solve, at ``factor`` times the tolerance."""
-        return DormandPrince(rtol=max(factor * self.tol, 1e-12), atol=max(factor * self.tol, 1e-12))
+        tol = max(factor * self.tol, 10.0 * torch.finfo(dtype).eps)
+        return DormandPrince(rtol=tol, atol=tol)
 
     def _error_density(self, f, state, t0, t1, n_probe=24):
         """Median over rows of the local error on equal steps, as a density in t on (0, 1)."""
@@ -350,10 +351,9 @@ class Grid(Solver):
 
     def _integrate_with_size(self, f, state, t0, t1):
         size = state[0].new_zeros(len(state[0]))
-        final = state
-        for _, final, error in self._walk(f, state, t0, t1):
-            size = size + _size(error)
-        return final, size
+        for _, new, error in self._walk(f, state, t0, t1):
+            state, size = new, size + _size(error)
+        return state, size
 
     def integrate(self, f, state, t0, t1):
         """State at time ``t1``."""

@@ -66,8 +66,24 @@ def velocity_and_divergence(v, t, x):
     return exact_divergence(v, t, x)
 
 
+def _product(x, weight):
+    """``x @ weight.T`` with an even inner size.
+
+    MKL rounds the rows of a matrix by where they start in memory; rows of an odd number of entries start
+    differently, and a row's result would depend on its place in the block.
+    """
+    if x.shape[1] % 2:
+        x, weight = nn.functional.pad(x, (0, 1)), nn.functional.pad(weight, (0, 1))
+    return x @ weight.T
+
+
+class _Linear(nn.Linear):
+    def forward(self, x):
+        return _product(x, self.weight) + self.bias
+
+
 def _linear(n_in, n_out, generator, gain=1.0):
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    layer = nn.utils.skip_init(_Linear, n_in, n_out)
     bound = gain * math.sqrt(3.0 / n_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     nn.init.zeros_(layer.bias)
@@ -107,17 +123,17 @@ class _ClosedFormBlock(nn.Module):
         act = ACTIVATIONS[self.activation]
         b1, s1, b2, s2 = self.time(features).split(self.sizes, dim=1)
         s1, s2 = 1.0 + s1, 1.0 + s2
-        h1, d1 = act(torch.addcmul(b1, x @ self.w1.T, s1))
-        h2, d2 = act(torch.addcmul(b2, h1 @ self.w2.T, s2))
+        h1, d1 = act(torch.addcmul(b1, _product(x, self.w1), s1))
+        h2, d2 = act(torch.addcmul(b2, _product(h1, self.w2), s2))
         return h2, d1 * s1, d2 * s2
 
     def forward(self, features, x):
-        return self._layers(features, x)[0] @ self.w3.T
+        return _product(self._layers(features, x)[0], self.w3)
 
     def value_and_divergence(self, features, x):
         h2, d1, d2 = self._layers(features, x)
         mixed = self.w2 * (self.w1 @ self.w3).T  # (h, h)
-        return h2 @ self.w3.T, ((d1 @ mixed.T) * d2).sum(1)
+        return _product(h2, self.w3), (_product(d1, mixed) * d2).sum(1)
 
 
 class _ClosedFormNetwork(nn.Module):

@@ -27,6 +27,7 @@ class Settings:
     ema_decay: float
     tol: float
     patience: int  # checks without improvement by tol before the learning rate falls
+    anneal: bool = True  # warm up and lower the learning rate of the quadratic stage
     polish_batch_size: int = 256
     polish_knots: int = 2  # Runge-Kutta steps of the likelihood loss
     polish_penalty: float = 100.0
@@ -143,7 +144,7 @@ class Trainer:
         optimisers = self._optimisers()
         every = max(1, s.n_quadratic // s.checks)
         for step in range(s.n_quadratic):
-            rate = s.learning_rate * _warm_cosine(step, s.n_quadratic)
+            rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
             x1 = self.data.x[self.batches.take(s.batch_size)]
             x0 = self.base.sample(len(x1), self.generator).to(x1)
             t = stratified_times(len(x1), self.generator, x1)

@@ -43,7 +43,7 @@ def make_settings(estimator, n, d, n_draws, velocity, *, one_pass=False):
         warnings.warn(
             f"{n} distinct rows are too few to keep validation rows aside: early stopping is off.",
             TrainingWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
         stop_early = False
     stop_early = stop_early and not one_pass
@@ -65,6 +65,7 @@ def make_settings(estimator, n, d, n_draws, velocity, *, one_pass=False):
         ema_decay=float(p.ema_decay),
         tol=float(p.tol),
         patience=int(p.n_iter_no_change),
+        anneal=not one_pass,
     )
     return settings, stop_early
 
@@ -117,11 +118,24 @@ def fit_parts(parts, x, weight, n_draws, settings, *, fraction, seed, device, ve
             else:
                 base, network = fitted[1], copy.deepcopy(fitted[2]).float().requires_grad_(True)
             trainer = Trainer(network, base, parts["interpolant"], data, settings, generator, verbose)
-            trained.append((trainer.regress(), preprocessor))
-            if trainer.interrupted:
+            try:
+                trained.append((trainer.regress(), preprocessor))
+                interrupted = trainer.interrupted
+            except KeyboardInterrupt:  # before this candidate could be compared
+                if not trained:
+                    raise
+                interrupted = True
+                warnings.warn(
+                    f"Training interrupted after {trained[0][0].iteration + trainer.iteration} iterations; "
+                    "the best weights so far are kept.",
+                    TrainingWarning,
+                    stacklevel=6,
+                )
+            if interrupted:
                 break
         trainer, preprocessor = max(trained, key=lambda pair: pair[0].best_score)
-        trainer.polish()
+        if not interrupted:
+            trainer.polish()
     return Fitted(preprocessor, trainer.base, trainer.network, trainer)
 
 

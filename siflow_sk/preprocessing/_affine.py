@@ -29,6 +29,14 @@ class Scale:
         return (z * self.std + self.mean) * self.spread + self.origin
 
 
+def _product(x, matrix):
+    """``x @ matrix`` column by column, so that a row's rounding does not depend on the other rows."""
+    result = x[:, :1] * matrix[0]
+    for j in range(1, x.shape[1]):
+        result = torch.addcmul(result, x[:, j : j + 1], matrix[j])
+    return result
+
+
 class Rotate:
     """Remove the covariance: z = (x - mean) V / sqrt(eigenvalues), eigenvalues floored."""
 
@@ -44,11 +52,17 @@ class Rotate:
         return self
 
     def forward(self, x):
-        z = ((x - self.mean) @ self.vectors) / self.std
+        z = _product(x - self.mean, self.vectors) / self.std
         return z, (-self.std.log().sum()).expand(len(x))
 
     def inverse(self, z):
-        return (z * self.std) @ self.vectors.T + self.mean
+        return _product(z * self.std, self.vectors.T) + self.mean
+
+
+def check_floor(part):
+    """Raise ValueError unless ``part.floor`` is a share between 0 and 1, 0 not included."""
+    if not 0.0 < part.floor <= 1.0:
+        raise ValueError(f"{type(part).__name__}: floor must be in (0, 1], got {part.floor!r}.")
 
 
 class Identity(Preprocessor):
@@ -109,4 +123,5 @@ class Whiten(_Chained):
         self.floor = floor
 
     def _maps(self):
+        check_floor(self)
         return Chain(Scale(), Rotate(self.floor))

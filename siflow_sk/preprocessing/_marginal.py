@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ._affine import Rotate, Scale, _Chained
+from ._affine import Rotate, Scale, _Chained, check_floor
 from ._base import Chain, moments
 
 _TAIL = 0.5  # curvature of the logarithmic tails outside the tabulated range
@@ -260,6 +260,9 @@ class Gaussianize(_Chained):
 
     def fit(self, x, weight):
         """Learn all four maps from ``x`` ``(n, d)`` with weights ``(n,)`` summing to 1."""
+        if self.density not in (True, False, "auto"):
+            raise ValueError(f"Gaussianize: density must be True, False or 'auto', got {self.density!r}.")
+        check_floor(self)
         plain = Chain(Scale(), YeoJohnson(), Rotate(self.floor))
         if not self.density:
             self.chain_, self.density_ = plain.fit(x, weight), False
