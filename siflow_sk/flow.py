@@ -72,8 +72,8 @@ class InterpolantFlow(
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
         How the flow is integrated for scoring, sampling and transforming.
     max_iter : int or "auto", default="auto"
-        Optimiser steps on the quadratic loss.  ``"auto"``: 800; below 800 distinct rows one per row, at least
-        100.
+        Optimiser steps on the quadratic loss.  ``"auto"``: half the number of distinct rows, at least 100 and at
+        most 800.
     polish : int or "auto", default="auto"
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows, and a base whose density is finite and differentiable there.
@@ -94,7 +94,7 @@ class InterpolantFlow(
         when it no longer improves.  ``"auto"``: from 100 distinct rows on.  Without it there is no polish.
     validation_fraction : float, default=0.1
         Share of the distinct rows kept for validation, at most 2048 rows.
-    n_iter_no_change : int, default=6
+    n_iter_no_change : int, default=5
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
         polish ends).
     tol : float, default=1e-3
@@ -198,7 +198,7 @@ class InterpolantFlow(
         ema_decay=0.99,
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=6,
+        n_iter_no_change=5,
         tol=1e-3,
         warm_start=False,
         inference_dtype="float64",
@@ -326,7 +326,7 @@ class InterpolantFlow(
         data = made.trainer.data
         reference = data.x if data.x_valid is None else torch.cat([data.x_valid, data.x])
         solver = _likelihood.calibrate(
-            network, made.base, parts["solver"], reference[:512].to(next(network.parameters()).dtype)
+            network, made.base, parts["solver"], reference[:256].to(next(network.parameters()).dtype)
         )
 
         if not continues:

@@ -48,7 +48,7 @@ def make_settings(estimator, n, d, n_draws, velocity, *, one_pass=False):
         stop_early = False
     stop_early = stop_early and not one_pass
     batch_size = 512 if p.batch_size == "auto" else int(p.batch_size)
-    n_quadratic = min(800, max(100, n)) if p.max_iter == "auto" else int(p.max_iter)
+    n_quadratic = min(800, max(100, n // 2)) if p.max_iter == "auto" else int(p.max_iter)
     if p.polish != "auto":
         n_polish = int(p.polish)
     else:
