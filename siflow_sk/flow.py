@@ -72,8 +72,8 @@ class InterpolantFlow(
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
         How the flow is integrated for scoring, sampling and transforming.
     max_iter : int or "auto", default="auto"
-        Optimiser steps on the quadratic loss.  ``"auto"``: half the number of distinct rows, at least 100 and at
-        most 800.
+        Optimiser steps on the quadratic loss.  ``"auto"``: half the number of distinct rows, at least 100
+        and at most 800.
     polish : int or "auto", default="auto"
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows, and a base whose density is finite and differentiable there.

@@ -83,6 +83,27 @@ def _dormand_prince_step(f, t, h, state, first):
     return new, slopes[6], _combine(zero, h, slopes, _DP_E)
 
 
+def with_embedded_error(f, state, knots):
+    """Dormand-Prince steps on given times: the final state and the summed size of the embedded errors."""
+    size = state[0].new_zeros(len(state[0]))
+    for _, new, error in _walk(f, state, knots):
+        state, size = new, size + _size(error)
+    return state, size
+
+
+def _walk(f, state, knots):
+    """Yield the time, the state and the embedded error after each step."""
+    slope = f(knots[0], state)
+    for t, t_next in itertools.pairwise(knots):
+        state, slope, error = _dormand_prince_step(f, t, t_next - t, state, slope)
+        yield t_next, state, error
+
+
+def _size(error):
+    """Sum of the absolute entries of a row over all parts of the state, ``(n,)``."""
+    return sum(e.reshape(len(e), -1).abs().sum(1) for e in error)
+
+
 class Solver(Component):
     """Base of the solvers; an author writes ``integrate(f, state, t0, t1)``."""
 
@@ -303,7 +324,7 @@ class Grid(Solver):
         self.safety_ = 1.0
         for n_steps in [n for n in self._candidates if n <= max(1, int(self.max_steps))]:
             self.knots_, self.n_steps_ = _equidistribute(density, n_steps), n_steps
-            final, size = self._integrate_with_size(f, state, t0, t1)
+            final, size = with_embedded_error(f, state, self._knots(t0, t1, state[0]))
             error = (outcome(final) - truth).abs()
             known = torch.isfinite(error) & torch.isfinite(size)
             if not known.any():
@@ -326,7 +347,7 @@ class Grid(Solver):
         """Median over rows of the local error on equal steps, as a density in t on (0, 1)."""
         self.knots_ = torch.linspace(0.0, 1.0, n_probe + 1, dtype=torch.float64)
         sizes = []
-        for _, _, error in self._walk(f, state, t0, t1):
+        for _, _, error in _walk(f, state, self._knots(t0, t1, state[0])):
             size = _size(error)
             sizes.append(size[torch.isfinite(size)].median() if torch.isfinite(size).any() else size[0])
         density = torch.stack(sizes).double().cpu() ** 0.2
@@ -341,33 +362,14 @@ class Grid(Solver):
         knots = torch.cat([inside.new_tensor([low]), inside, inside.new_tensor([high])])
         return (knots if t1 >= t0 else knots.flip(0)).to(like)
 
-    def _walk(self, f, state, t0, t1):
-        """Yield the time, the state and the embedded error after each step."""
-        knots = self._knots(t0, t1, state[0])
-        slope = f(knots[0], state)
-        for t, t_next in itertools.pairwise(knots):
-            state, slope, error = _dormand_prince_step(f, t, t_next - t, state, slope)
-            yield t_next, state, error
-
-    def _integrate_with_size(self, f, state, t0, t1):
-        size = state[0].new_zeros(len(state[0]))
-        for _, new, error in self._walk(f, state, t0, t1):
-            state, size = new, size + _size(error)
-        return state, size
-
     def integrate(self, f, state, t0, t1):
         """State at time ``t1``."""
-        return self._integrate_with_size(f, state, t0, t1)[0]
+        return with_embedded_error(f, state, self._knots(t0, t1, state[0]))[0]
 
     def integrate_with_error(self, f, state, t0, t1):
         """State at time ``t1`` and, per row, the estimated error of the outcome that was calibrated."""
-        state, size = self._integrate_with_size(f, state, t0, t1)
+        state, size = with_embedded_error(f, state, self._knots(t0, t1, state[0]))
         return state, self.safety_ * size
-
-
-def _size(error):
-    """Sum of the absolute entries of a row over all parts of the state, ``(n,)``."""
-    return sum(e.reshape(len(e), -1).abs().sum(1) for e in error)
 
 
 def _equidistribute(density, n_steps):
