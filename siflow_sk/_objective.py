@@ -28,11 +28,15 @@ def likelihood_loss(velocity, base, x, knots, penalty):
     r"""Negative log-likelihood through Runge-Kutta steps on ``knots``, with the step error penalised.
 
     .. math:: -\log\rho_0(X_{1,0}(x)) + \int_0^1 \nabla\cdot v\,dt
-              + p \sum_{steps} \left(|h(k_2 - k_3)|^2 + |h(\delta_2 - \delta_3)|^2\right)
+              + p \sum_{steps} \left(|h(k_2 - k_3)|^2 + |h(\delta_2 - \delta_3)|^2
+              + \tfrac1{40} |h(k_1 + k_4 - k_2 - k_3)|^2
+              + \tfrac1{40} |h(\delta_1 + \delta_4 - \delta_2 - \delta_3)|^2\right)
 
-    with k the slopes of x and delta those of the log-density at the two midpoints of a classical fourth
-    order step.  Without the penalty a short grid is exploited: the reported likelihood rises while the true
-    one falls.
+    with k the slopes of x and delta those of the log-density in a classical fourth-order step.  The first
+    two terms charge what two midpoint slopes disagree on, the last two (the difference of the trapezoidal
+    and the midpoint rule) a field that is bent in time, for example a thin layer at t = 1 that is hit by
+    every grid.  Without the penalty a short grid is exploited: the reported likelihood rises while the
+    true one falls.
 
     Parameters
     ----------
@@ -58,6 +62,8 @@ def likelihood_loss(velocity, base, x, knots, penalty):
         k3, d3 = velocity_and_divergence(velocity, middle, torch.add(x, k2 * (0.5 * h)))
         k4, d4 = velocity_and_divergence(velocity, t_next, torch.add(x, k3 * h))
         roughness = roughness + h * h * (((k2 - k3) ** 2).sum(1) + (d2 - d3) ** 2)
+        bend = 0.5 * h * (k1 + k4 - k2 - k3), 0.5 * h * (d1 + d4 - d2 - d3)
+        roughness = roughness + 0.1 * ((bend[0] ** 2).sum(1) + bend[1] ** 2)
         x = x + (h / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
         log_det = log_det + (h / 6.0) * (d1 + 2.0 * (d2 + d3) + d4)
     return (penalty * roughness - base.log_prob(x) - log_det).mean()

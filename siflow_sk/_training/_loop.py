@@ -256,13 +256,13 @@ class Trainer:
     def _score(self):
         """Mean log-density of the validation rows, in the units of X, by the averaged weights.
 
-        Four Dormand-Prince steps, less the error that they report: a field that the steps cannot follow
-        must not pass for a good one.
+        Five Dormand-Prince steps, less the error that they report: a field that the steps cannot follow
+        must not pass for a good one.  The first and the last are short, for layers at the ends.
         """
         data = self.data
         if data.x_valid is None:
             return -math.inf
-        knots = torch.linspace(1.0, 0.0, 5, device=data.x.device)
+        knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=data.x.device)
 
         def field(t, state):
             return velocity_and_divergence(self.average, t, state[0])
