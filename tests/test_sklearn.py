@@ -229,14 +229,13 @@ def test_inverse_transform_makes_no_metadata_request(flow):
 def test_grid_search_over_interpolants_in_processes(table):
     grid = {"interpolant": ["linear", "trigonometric"]}
     search = GridSearchCV(quick(), grid, cv=2, n_jobs=2, error_score="raise").fit(table)
-    here = [  # to the bit what this process finds
+    here = [  # what this process finds; a worker has one thread, which may round matrix products differently
         [quick(interpolant=name).fit(table[a]).score(table[b]) for a, b in KFold(2).split(table)]
         for name in grid["interpolant"]
     ]
     for split in range(2):
-        np.testing.assert_array_equal(
-            search.cv_results_[f"split{split}_test_score"], [s[split] for s in here]
-        )
+        found = search.cv_results_[f"split{split}_test_score"]
+        np.testing.assert_allclose(found, [s[split] for s in here], rtol=1e-6)
     assert search.best_params_ == {"interpolant": grid["interpolant"][int(np.argmax(np.mean(here, axis=1)))]}
     assert search.score(table) == pytest.approx(search.score_samples(table).mean(), rel=1e-12)
 
@@ -250,7 +249,7 @@ def test_grid_search_inside_a_named_slot_in_processes(table):
     assert best.width == search.best_params_["velocity__width"]
     for index, width in enumerate([8, 12]):
         expected = quick(velocity=MLP(width=width)).fit(table[100:]).score(table[:100])
-        assert search.cv_results_["split0_test_score"][index] == expected
+        assert search.cv_results_["split0_test_score"][index] == pytest.approx(expected, rel=1e-6)
 
 
 def test_grid_search_over_slots_and_their_insides_at_once(table):

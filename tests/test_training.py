@@ -247,7 +247,9 @@ def test_the_weights_with_the_best_validation_are_restored(generator):
     with torch.no_grad():
         z, change = on_knots(lambda t, s: network.value_and_divergence(t, s[0]), state, knots)
     found = np.mean(NORMAL.logpdf(z.numpy()) + change.numpy())
-    assert found == pytest.approx(max(scores), abs=1e-4)
+    # the score charges the error of its own steps, a few 1e-4; the last weights are further away than that
+    assert max(scores) - scores[-1] > 2e-3
+    assert found == pytest.approx(max(scores), abs=5e-4)
     assert trainer.best_iteration == trainer.history.checks[int(np.argmax(scores))]["iteration"]
 
 
