@@ -52,6 +52,29 @@ class Records:
         self._whole = True
         self.rows.append(record)
 
+    def to_show(self, code, quick):
+        """Records of each kind that belong to one code: the present one, or where it has none the newest.
+
+        Parameters
+        ----------
+        code : dict
+            Kind -> the present code.
+        quick : bool
+
+        Returns
+        -------
+        rows : list of dict
+        current : bool
+            Whether all of them are of the present code.
+        """
+        rows = [row for row in self.rows if row["quick"] == quick and row["kind"] in code]
+        shown = dict(code)
+        for kind in code:
+            seen = [row["code"] for row in rows if row["kind"] == kind]
+            if seen and code[kind] not in seen:
+                shown[kind] = seen[-1]
+        return [row for row in rows if row["code"] == shown[row["kind"]]], shown == code
+
 
 def code_of(*patterns, without=()):
     """Twelve hex digits that change with the meaning of the package's modules.

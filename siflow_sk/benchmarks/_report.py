@@ -1,10 +1,10 @@
 """From the records to one page of the documentation."""
 
 import math
-import statistics
 
 from ._peers import PEERS
 from ._published import PUBLISHED, SOURCE, best_published
+from ._rst import circumstances, table, title
 from ._tables import NOT_COUNTED, TABLES, TRAIN_ALONE
 from ._verdicts import cheap_peer, mebibytes, middle, verdicts
 
@@ -13,33 +13,17 @@ def page(results):
     """The report as reStructuredText."""
     parts = [
         ".. Written by python -m siflow_sk.benchmarks core; changes made here are lost.\n",
-        _title("Core figures", "="),
+        title("Core figures", "="),
         _remarks(results),
-        _title("What is demanded, and what was found"),
-        _table(("Demand", "Figure", "Verdict"), [tuple(v) for v in verdicts(results)], (50, 38, 12)),
+        title("What is demanded, and what was found"),
+        table(("Demand", "Figure", "Verdict"), [tuple(v) for v in verdicts(results)], (50, 38, 12)),
         _tables_section(results),
         _divergence_section(results),
         _memory_section(results),
         _scoring_section(results),
-        _circumstances(results),
+        circumstances(results.everything()),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _title(text, mark="-"):
-    return f"{text}\n{mark * len(text)}\n"
-
-
-def _table(header, rows, widths=None):
-    """A list-table; every cell is text in one line."""
-    lines = [".. list-table::", "   :header-rows: 1"]
-    if widths:
-        lines.append(f"   :widths: {' '.join(map(str, widths))}")
-    lines.append("")
-    for row in (header, *rows):
-        for i, cell in enumerate(row):
-            lines.append(f"   {'*' if i == 0 else ' '} - {cell}".rstrip())
-    return "\n".join(lines) + "\n"
 
 
 def _remarks(results):
@@ -64,7 +48,7 @@ def _tables_section(results):
     counted = [name for name in measured if name not in NOT_COUNTED]
     apart = [name for name in measured if name in NOT_COUNTED]
     parts = [
-        _title("Log-densities on the open tables"),
+        title("Log-densities on the open tables"),
         "Mean negative log-likelihood of all test rows, nats per row, and its standard error; lower is "
         "better.  Every model gets the same prepared table: columns with at most 20 distinct values and "
         "repeated columns dropped, lattice columns spread over their cells, columns standardised by the "
@@ -76,17 +60,17 @@ def _tables_section(results):
         "gmm means: than the better figure of each, run here or published.\n",
         _comparison(results, counted),
         *(_apart(results, name) for name in apart),
-        _title("Our fits in detail", "~"),
+        title("Our fits in detail", "~"),
         "Test: median row, and mean without the outer 5 % at each end.  Validation: the best mean on the "
         "rows that the estimator kept aside, after the quadratic stage alone and after the polish by "
         "likelihood.  Error: the largest estimate of a test row's numerical error, in nats.\n",
         _details(results, measured),
-        _title("Peers", "~"),
+        title("Peers", "~"),
         "Run here:\n",
         _peers_here(results, measured),
         f"Published in ``{SOURCE}``: seed 0, one thread of a busy 2-core CPU, untuned; a dagger marks a "
         "fit that a cap on time ended, a floor of what the peer can do.\n",
-        _table(
+        table(
             ("Table", *next(iter(PUBLISHED.values()))),
             [(name, *PUBLISHED[name].values()) for name in TABLES],
         ),
@@ -136,7 +120,7 @@ def _comparison(results, names):
         "Better than kde and gmm",
         "Better than the best",
     )
-    return _table(header, rows) if rows else ""
+    return table(header, rows) if rows else ""
 
 
 def _apart(results, name):
@@ -178,7 +162,7 @@ def _details(results, names):
         "Steps",
         "Error",
     )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _peers_here(results, names):
@@ -189,7 +173,7 @@ def _peers_here(results, names):
             records = results.peers.get((name, model), [])
             cells.append(_with_error(records) + _chosen(records))
         rows.append((name, *cells))
-    return _table(("Table", *PEERS), rows)
+    return table(("Table", *PEERS), rows)
 
 
 def _chosen(records):
@@ -234,11 +218,11 @@ def _divergence_section(results):
     )
     return "\n".join(
         (
-            _title("Cost of an exact divergence"),
+            title("Cost of an exact divergence"),
             f"The default network, width {first['width']}, {first['n_rows']:,} rows, CPU; costs in forward "
             f"passes of the same network, medians of {first['repeats']} ratios (smallest to largest).  The "
             "autograd trace takes d reverse passes.  The last column compares the two divergences.\n",
-            _table(header, rows),
+            table(header, rows),
         )
     )
 
@@ -258,11 +242,11 @@ def _memory_section(results):
     ]
     return "\n".join(
         (
-            _title("Memory of scoring"),
+            title("Memory of scoring"),
             "Growth of the process's peak resident memory during ``score_samples``, beyond the table "
             "(6 columns, float64) and the answer; a small network, each number of rows in a process of "
             "its own, in which freed memory is returned to the system at once.\n",
-            _table(("Rows", "Input", "Answer", "Beyond both", "Seconds"), rows),
+            table(("Rows", "Input", "Answer", "Beyond both", "Seconds"), rows),
         )
     )
 
@@ -282,41 +266,9 @@ def _scoring_section(results):
     ]
     return "\n".join(
         (
-            _title("Scoring time"),
+            title("Scoring time"),
             "Seconds for the exact log-densities of 1,000 test rows by the fitted default estimator, in "
             "float64; median of three.\n",
-            _table(("d", "Table", "Seconds", "Steps of the time grid"), rows),
+            table(("d", "Table", "Seconds", "Steps of the time grid"), rows),
         )
     )
-
-
-def _circumstances(results):
-    around = [r["circumstances"] for r in results.everything()]
-    if not around:
-        return _title("How it was measured") + "\nNothing has been measured yet.\n"
-    dates = sorted({a["date"] for a in around})
-    loads = [a["load"] for a in around if a["load"] is not None]
-    versions = _distinct(", ".join(f"{k} {v}" for k, v in a["versions"].items()) for a in around)
-    machines = _distinct(
-        f"{a['cpu']}, {a['cores']} cores, {a['threads']} torch thread{'s' * (a['threads'] != 1)}, "
-        f"device {a['device']}"
-        for a in around
-    )
-    lines = [
-        f"* Command: {'; '.join(f'``{c}``' for c in _distinct(a['command'] for a in around))}",
-        f"* Date: {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}",
-        f"* Versions: {'; '.join(versions)}",
-        f"* Machine: {'; '.join(machines)}",
-    ]
-    if loads:
-        lines.append(
-            "* Load of the machine (one-minute average before a result was measured): median "
-            f"{statistics.median(loads):.1f}, largest {max(loads):.1f}"
-        )
-    codes = _distinct(f"{r['kind']} {r['code']}" for r in results.everything())
-    lines.append(f"* Code: {', '.join(codes)}")
-    return _title("How it was measured") + "\n" + "\n".join(lines) + "\n"
-
-
-def _distinct(values):
-    return list(dict.fromkeys(values))

@@ -51,11 +51,8 @@ class Verdict(NamedTuple):
 
 def collect(records, code, quick):
     """The last record of every key; of the present code, or where there is none, of the newest one."""
-    chosen = {kind: _code_to_show(records, kind, present, quick) for kind, present in code.items()}
-    last = {}
-    for row in records.rows:
-        if row["quick"] == quick and row["code"] == chosen.get(row["kind"]):
-            last[_identity(row)] = row
+    rows, current = records.to_show(code, quick)
+    last = {_identity(row): row for row in rows}
     flows, peers, divergence, memory = {}, {}, {}, {}
     for row in last.values():
         if row["kind"] == "flow":
@@ -66,12 +63,7 @@ def collect(records, code, quick):
             divergence[row["n_features"], row["dtype"]] = row
         else:
             memory[row["n_rows"]] = row
-    return Results(flows, peers, divergence, memory, chosen == code, quick)
-
-
-def _code_to_show(records, kind, present, quick):
-    seen = [row["code"] for row in records.rows if row["kind"] == kind and row["quick"] == quick]
-    return present if present in seen or not seen else seen[-1]
+    return Results(flows, peers, divergence, memory, current, quick)
 
 
 def _identity(row):

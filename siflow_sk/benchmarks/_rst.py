@@ -1,0 +1,55 @@
+"""Pieces of a page in reStructuredText."""
+
+import statistics
+
+
+def title(text, mark="-"):
+    """A heading."""
+    return f"{text}\n{mark * len(text)}\n"
+
+
+def table(header, rows, widths=None):
+    """A list-table; every cell is text in one line."""
+    lines = [".. list-table::", "   :header-rows: 1"]
+    if widths:
+        lines.append(f"   :widths: {' '.join(map(str, widths))}")
+    lines.append("")
+    for row in (header, *rows):
+        for i, cell in enumerate(row):
+            lines.append(f"   {'*' if i == 0 else ' '} - {cell}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def circumstances(records):
+    """With which versions, machine and code the records were measured."""
+    records = list(records)
+    around = [r["circumstances"] for r in records]
+    if not around:
+        return title("How it was measured") + "\nNothing has been measured yet.\n"
+    dates = sorted({a["date"] for a in around})
+    loads = [a["load"] for a in around if a["load"] is not None]
+    versions = distinct(", ".join(f"{k} {v}" for k, v in a["versions"].items()) for a in around)
+    machines = distinct(
+        f"{a['cpu']}, {a['cores']} cores, {a['threads']} torch thread{'s' * (a['threads'] != 1)}, "
+        f"device {a['device']}"
+        for a in around
+    )
+    lines = [
+        f"* Command: {'; '.join(f'``{c}``' for c in distinct(a['command'] for a in around))}",
+        f"* Date: {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}",
+        f"* Versions: {'; '.join(versions)}",
+        f"* Machine: {'; '.join(machines)}",
+    ]
+    if loads:
+        lines.append(
+            "* Load of the machine (one-minute average before a result was measured): median "
+            f"{statistics.median(loads):.1f}, largest {max(loads):.1f}"
+        )
+    codes = distinct(f"{r['kind']} {r['code']}" for r in records)
+    lines.append(f"* Code: {', '.join(codes)}")
+    return title("How it was measured") + "\n" + "\n".join(lines) + "\n"
+
+
+def distinct(values):
+    """In the order of their first appearance."""
+    return list(dict.fromkeys(values))
