@@ -9,6 +9,8 @@ import math
 
 import torch
 
+from ._score import gradient, score_along_the_flow, score_from_velocity
+from .solvers import integrate_sde
 from .velocities import velocity_and_divergence
 
 BLOCK = 256
@@ -48,14 +50,25 @@ def transport(velocity, solver, x, t0, t1):
         return in_blocks(block, x)[0]
 
 
-def log_density(velocity, base, solver, x, t=1.0):
-    r"""Log-density at time ``t``, and an error estimate.
+def log_density(velocity, known, solver, x, t=1.0, t_known=0.0):
+    r"""Log-density at time ``t`` from the one that is known at ``t_known``, and an error estimate.
 
-    .. math:: \log\rho_t(x) = \log\rho_0(X_{t,0}(x)) - \int_0^t \nabla\cdot v_\tau(X_{t,\tau}(x))\,d\tau
+    .. math:: \log\rho_t(x) = \log\rho_s(X_{t,s}(x)) - \int_s^t \nabla\cdot v_\tau(X_{t,\tau}(x))\,d\tau
 
-    The pair (x, l) is integrated from t to 0 with dl/dt = div v, so l(0) is minus the integral
-    (2303.08797, eq. 2.52).  A solver that chose a grid says which rows it did not solve to its tolerance;
-    these are solved again, each with steps of its own.
+    The pair (x, l) is integrated from t to s with dl/dt = div v, so l(s) is minus the integral, whichever
+    of the two times is larger (2303.08797, eq. 2.52 for s = 0 and 2.53 for s = 1).  A solver that chose a
+    grid says which rows it did not solve to its tolerance; these are solved again, each with steps of its
+    own.
+
+    Parameters
+    ----------
+    velocity : callable
+    known : object with ``log_prob(x)``
+    solver : Solver
+    x : tensor of shape (n, d)
+    t : float, or tensor of shape (n, 1)
+        A time for every row: the clocks of all rows then run over [0, 1], each at its own rate.
+    t_known : float, default=0.0
 
     Returns
     -------
@@ -65,24 +78,84 @@ def log_density(velocity, base, solver, x, t=1.0):
         Estimated numerical error in nats; NaN for a solver that makes no estimate.
     """
 
-    def block(points):
+    def block(points, *times):
         state = (points, points.new_zeros(len(points)))
-        if hasattr(solver, "integrate_with_error"):
-            (latent, change), error = solver.integrate_with_error(field, state, t, 0.0)
+        if times:
+            clock = _on_unit_clock(field, times[0], t_known)
+            (latent, change), error = _solve(solver, clock, state, 1.0, 0.0)
         else:
-            latent, change = solver.integrate(field, state, t, 0.0)
-            error = torch.full_like(change, math.nan)
-        return base.log_prob(latent) + change, error
+            (latent, change), error = _solve(solver, field, state, t, t_known)
+        return known.log_prob(latent) + change, error
 
     field = _flow_with_divergence(velocity)
+    rows = (x, t.to(x)) if isinstance(t, torch.Tensor) else (x,)
     with torch.no_grad():
-        value, error = in_blocks(block, x)
+        value, error = in_blocks(block, *rows)
         if hasattr(solver, "fallback"):
             redo = ~(error <= solver.tol) & torch.isfinite(x).all(1) & ~torch.isneginf(value)
             if redo.any():
                 solver = solver.fallback(x.dtype)
-                value[redo], error[redo] = in_blocks(block, x[redo])
+                value[redo], error[redo] = in_blocks(block, *(a[redo] for a in rows))
     return value, error
+
+
+def _solve(solver, field, state, t0, t1):
+    """Final state and the solver's error estimate, NaN if it makes none."""
+    if hasattr(solver, "integrate_with_error"):
+        return solver.integrate_with_error(field, state, t0, t1)
+    return solver.integrate(field, state, t0, t1), state[0].new_full((len(state[0]),), math.nan)
+
+
+def _on_unit_clock(field, t, t_known):
+    """The field on the clock s, where s = 1 is time ``t`` ``(n, 1)`` of every row and s = 0 ``t_known``."""
+    rate = t - t_known
+
+    def clock(s, state):
+        slopes = field(t_known + rate * s, state)
+        return tuple(slope * (rate if slope.ndim == 2 else rate[:, 0]) for slope in slopes)
+
+    return clock
+
+
+def exact_score(velocity, base, solver, x, t):
+    r"""Gradient of :func:`log_density` at time ``t``, ``(n, d)``, for any field and a smooth base.
+
+    Points are carried to t = 0, the score of the base is taken there, and the pair (x, s) is carried back;
+    see :func:`~siflow_sk._score.score_along_the_flow`.
+    """
+
+    def block(points):
+        (latent,), start = _solve(solver, _flow(velocity), (points,), t, 0.0)
+        state = (latent, gradient(base.log_prob, latent))
+        (_, score), error = _solve(solver, score_along_the_flow(velocity), state, 0.0, t)
+        return score, start + error
+
+    with torch.no_grad():
+        score, error = in_blocks(block, x)
+        if hasattr(solver, "fallback"):
+            redo = ~(error <= solver.tol) & torch.isfinite(x).all(1)
+            if redo.any():
+                solver = solver.fallback(x.dtype)
+                score[redo] = in_blocks(block, x[redo])[0]
+    return score
+
+
+def diffuse(velocity, interpolant, moments, diffusion, x, t0, t1, n_steps, generator):
+    """Points carried from ``t0`` to ``t1`` by the SDE with the marginals of the flow; Heun steps.
+
+    The drift is v + epsilon s forwards and v - epsilon s backwards (2303.08797, theorem 2.8).
+    """
+    sign = 1.0 if t1 >= t0 else -1.0
+
+    def drift(t, points):
+        value, epsilon = velocity(t, points), diffusion(t)
+        if not epsilon > 0:
+            return value
+        return value + sign * epsilon * score_from_velocity(velocity, interpolant, moments, t, points)
+
+    knots = torch.linspace(t0, t1, n_steps + 1, dtype=x.dtype, device=x.device)
+    with torch.no_grad():
+        return integrate_sde(drift, diffusion, x, knots, generator)
 
 
 def rehearse(solver):

@@ -3,15 +3,23 @@
 import itertools
 
 import torch
+from torch.func import jvp
 
 from .velocities import velocity_and_divergence
 
 
-def quadratic_loss(velocity, interpolant, t, x0, x1, weight=None):
+def quadratic_loss(velocity, interpolant, t, x0, x1, z=None):
     r"""Mean of :math:`|\hat v_t(x_t) - \dot x_t|^2`, arXiv:2209.15571 eq. (9) up to a constant.
 
     Its minimiser over all fields is the exact velocity; its minimum is not zero, so its value says
     nothing about the quality of the fit.
+
+    An interpolant with noise, :math:`x_t + \gamma(t) z`, is evaluated at z and at -z (antithetic
+    sampling, arXiv:2303.08797 sec. 6.2).  The square of :math:`\gamma' z` does not depend on the velocity
+    and its mean may be infinite, so it is left out:
+
+    .. math:: \tfrac12\sum_\pm |\hat b(x_t \pm \gamma z) - \dot x_t|^2
+              \mp 2\gamma' z\cdot\hat b(x_t \pm \gamma z) .
 
     Parameters
     ----------
@@ -19,9 +27,25 @@ def quadratic_loss(velocity, interpolant, t, x0, x1, weight=None):
     interpolant : Interpolant
     t : tensor of shape (n, 1)
     x0, x1 : tensor of shape (n, d)
+    z : tensor of shape (n, d), default=None
+        Standard normal, for an interpolant with noise.
     """
+    if z is not None:
+        t = t.clamp(1e-4, 1.0 - 1e-4)  # gamma' may be infinite at the ends
+        point, target = interpolant.point(t, x0, x1), interpolant.velocity(t, x0, x1)
+        gamma, d_gamma = (c * z for c in noise_and_rate(interpolant, t))
+        ahead, behind = velocity(t, point + gamma), velocity(t, point - gamma)
+        squares = 0.5 * ((ahead - target) ** 2 + (behind - target) ** 2)
+        return (squares - d_gamma * (ahead - behind)).sum(1).mean()
     residual = velocity(t, interpolant.point(t, x0, x1)) - interpolant.velocity(t, x0, x1)
     return (residual * residual).sum(1).mean()
+
+
+def noise_and_rate(interpolant, t):
+    """The noise gamma and its rate gamma' at times inside (0, 1), from the variance gamma^2."""
+    variance, rate = jvp(interpolant.variance, (t,), (torch.ones_like(t),))
+    gamma = torch.sqrt(variance)
+    return gamma, 0.5 * rate / gamma
 
 
 def likelihood_loss(velocity, base, x, knots, penalty):

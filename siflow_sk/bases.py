@@ -53,6 +53,10 @@ class StandardNormal(Base):
         """Log-density, ``(n,)``."""
         return -0.5 * (x * x).sum(1) - 0.5 * x.shape[1] * LOG_2PI
 
+    def moments(self, d):
+        """Mean and covariance; a base that has them is Gaussian."""
+        return torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
+
     def sample(self, n, generator):
         """``n`` draws, ``(n, d)``."""
         return self._noise(torch.randn, n, generator)
@@ -125,6 +129,10 @@ class Gaussian(Base):
         cholesky = self.cholesky_.to(x)
         y = torch.linalg.solve_triangular(cholesky, (x - self.mean_.to(x)).T, upper=False)
         return -0.5 * (y * y).sum(0) - cholesky.diagonal().log().sum() - 0.5 * x.shape[1] * LOG_2PI
+
+    def moments(self, d):
+        """Mean and covariance; a base that has them is Gaussian."""
+        return self.mean_, self.cholesky_ @ self.cholesky_.T
 
     def sample(self, n, generator):
         """``n`` draws, ``(n, d)``."""

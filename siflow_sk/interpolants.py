@@ -1,11 +1,12 @@
 """Interpolants x_t = alpha(t) x0 + beta(t) x1 between the base (t = 0) and the data (t = 1)."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch.func import jvp
 
-from ._component import Component
+from ._component import Component, SlotsMixin, resolve
 
 
 class Interpolant(Component):
@@ -109,3 +110,81 @@ class Trigonometric(Interpolant):
 
 
 INTERPOLANTS = {"linear": Linear, "trigonometric": Trigonometric}
+
+# gamma(t)^2 for scale = 1: smooth also where gamma itself is not
+_VARIANCES = {
+    "sqrt": lambda t: t * (1.0 - t),
+    "quadratic": lambda t: (t * (1.0 - t)) ** 2,
+    "sin2": lambda t: torch.sin(math.pi * t) ** 4,
+}
+
+
+class WithNoise(SlotsMixin, Interpolant):
+    r"""A path with latent noise between its ends, :math:`x_t = \alpha x_0 + \beta x_1 + \gamma(t) z`.
+
+    With z standard normal and independent, and :math:`\gamma(0) = \gamma(1) = 0`.  The ends are the same,
+    the densities between them smoother.  The field that is learnt is :math:`b = E[\dot x_t + \gamma' z
+    \mid x]`; it moves :math:`\rho_t`, so densities and samples come from it as always.  The velocity
+    :math:`v = E[\alpha' x_0 + \beta' x_1 \mid x] = b + \gamma\gamma' s` and the denoiser
+    :math:`E[z \mid x] = -\gamma s` follow from the score: see
+    :meth:`siflow_sk.InterpolantFlow.latent_fields`.  Source: arXiv:2303.08797, definition 2.1 and sec. 3.
+
+    Parameters
+    ----------
+    interpolant : {"trigonometric", "linear"} or Interpolant, default="trigonometric"
+        The path without noise.
+    gamma : {"sqrt", "quadratic", "sin2"}, default="sqrt"
+        :math:`\sqrt{a t(1-t)}`, :math:`\sqrt a\,t(1-t)` or :math:`\sqrt a\,\sin^2(\pi t)`.
+    scale : float, default=1.0
+        The factor a > 0, in the space after the preprocessor (columns of about unit variance).
+
+    Raises
+    ------
+    ValueError
+        Unknown ``gamma`` or ``scale`` not positive, when the path is first used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from siflow_sk.interpolants import WithNoise
+    >>> path = WithNoise("linear", gamma="sqrt", scale=2.0)
+    >>> path.variance(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0.0000, 0.5000, 0.0000])
+    """
+
+    _slots: ClassVar[dict] = {"interpolant": INTERPOLANTS}
+
+    def __init__(self, interpolant="trigonometric", gamma="sqrt", scale=1.0):
+        self.interpolant = interpolant
+        self.gamma = gamma
+        self.scale = scale
+
+    @property
+    def _path(self):
+        if isinstance(self.interpolant, str):
+            return resolve("interpolant", self.interpolant, INTERPOLANTS)
+        return self.interpolant
+
+    def alpha(self, t):
+        """Of the path without noise."""
+        return self._path.alpha(t)
+
+    def beta(self, t):
+        """Of the path without noise."""
+        return self._path.beta(t)
+
+    def point(self, t, x0, x1):
+        """The point of the path without noise, ``(n, d)``."""
+        return self._path.point(t, x0, x1)
+
+    def velocity(self, t, x0, x1):
+        """Its time derivative, ``(n, d)``."""
+        return self._path.velocity(t, x0, x1)
+
+    def variance(self, t):
+        """gamma(t) squared, shape of ``t``; an interpolant that has this method has noise."""
+        if self.gamma not in _VARIANCES:
+            raise ValueError(f"WithNoise: gamma={self.gamma!r} is not one of {sorted(_VARIANCES)}.")
+        if not 0.0 < self.scale < math.inf:
+            raise ValueError(f"WithNoise: scale must be finite and > 0, got {self.scale!r}.")
+        return self.scale * _VARIANCES[self.gamma](t)

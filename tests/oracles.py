@@ -40,6 +40,16 @@ class Mixture:
         ]
         return logsumexp(np.stack(terms), axis=0)
 
+    def score(self, x):
+        terms = [
+            multivariate_normal(m, c).logpdf(x).reshape(len(x))
+            for m, c in zip(self.means, self.covariances, strict=True)
+        ]
+        terms = np.log(self.weights)[:, None] + np.stack(terms)
+        weights = np.exp(terms - logsumexp(terms, axis=0))
+        pulls = np.linalg.solve(self.covariances[:, None], (self.means[:, None] - x)[..., None])[..., 0]
+        return (weights[..., None] * pulls).sum(0)
+
     def sample(self, n, seed):
         rng = np.random.default_rng(seed)
         component = rng.choice(len(self.weights), size=n, p=self.weights)
@@ -60,21 +70,35 @@ def gaussian(mean, covariance):
     return Mixture([1.0], [mean], [covariance])
 
 
-def between(path, source, target, t):
+# name -> gamma^2 and its derivative
+VARIANCES = {
+    "none": (lambda t: 0 * t, lambda t: 0 * t),
+    "sqrt": (lambda t: t * (1 - t), lambda t: 1 - 2 * t),
+    "quadratic": (lambda t: (t - t * t) ** 2, lambda t: 2 * (t - t * t) * (1 - 2 * t)),
+    "sin2": (
+        lambda t: (0.5 - 0.5 * torch.cos(2 * math.pi * t)) ** 2,
+        lambda t: (1 - torch.cos(2 * math.pi * t)) * torch.sin(2 * math.pi * t) * math.pi,
+    ),
+}
+
+
+def between(path, source, target, t, gamma="none"):
     """The law of x_t, a Mixture."""
     a, b = (float(c(torch.tensor(t, dtype=torch.float64))) for c in PATHS[path][:2])
     weights = np.outer(source.weights, target.weights).ravel()
     means = a * source.means[:, None] + b * target.means[None]
-    covariances = a**2 * source.covariances[:, None] + b**2 * target.covariances[None]
     d = means.shape[-1]
+    noise = float(VARIANCES[gamma][0](torch.tensor(t, dtype=torch.float64))) * np.eye(d)
+    covariances = a**2 * source.covariances[:, None] + b**2 * target.covariances[None] + noise
     return Mixture(weights, means.reshape(-1, d), covariances.reshape(-1, d, d))
 
 
 class ExactVelocity(nn.Module):
     """v(t, x) and, in ``value_and_divergence``, its divergence; ``x`` (n, d), ``t`` scalar or (n, 1)."""
 
-    def __init__(self, path, source, target):
+    def __init__(self, path, source, target, gamma="none"):
         super().__init__()
+        self.gamma = gamma
         self.path, self.source, self.target = path, source, target
         # an optimiser wants a parameter; this one never moves the velocity
         self.idle = nn.Parameter(torch.zeros(()))
@@ -89,8 +113,11 @@ class ExactVelocity(nn.Module):
         c0, c1 = self.source.covariances.repeat(k1, 0), np.tile(self.target.covariances, (k0, 1, 1))
         log_p, m0, m1, c0, c1 = (torch.as_tensor(v).to(like) for v in (log_p, m0, m1, c0, c1))
         mean, d_mean = a * m0 + b * m1, da * m0 + db * m1
+        eye = torch.eye(mean.shape[-1]).to(like)
+        noise, d_noise = (v(t)[..., None] * eye for v in VARIANCES[self.gamma])
         a, b, da, db = (v[..., None] for v in (a, b, da, db))
-        return log_p, mean, d_mean, a**2 * c0 + b**2 * c1, 2 * (a * da * c0 + b * db * c1)
+        c, dc = a**2 * c0 + b**2 * c1, 2 * (a * da * c0 + b * db * c1)
+        return log_p, mean, d_mean, c + noise, dc + d_noise
 
     def value_and_divergence(self, t, x):
         log_p, mean, d_mean, c, dc = self._components(t, x)

@@ -148,12 +148,18 @@ class Trainer:
             x1 = self.data.x[self.batches.take(s.batch_size)]
             x0 = self.base.sample(len(x1), self.generator).to(x1)
             t = stratified_times(len(x1), self.generator, x1)
-            loss = quadratic_loss(self.network, self.interpolant, t, x0, x1)
+            loss = quadratic_loss(self.network, self.interpolant, t, x0, x1, self._noise(x1))
             self._step(optimisers, loss, rate)
             self.history.loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
                 self._check("quadratic", rate, progress)
+
+    def _noise(self, like):
+        """The latent noise of an interpolant that has a gamma."""
+        if not hasattr(self.interpolant, "variance"):
+            return None
+        return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _polish(self, progress):
         """Likelihood through a short grid, starting from the best weights of the first stage."""
