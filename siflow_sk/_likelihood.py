@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from ._score import gradient, score_along_the_flow, score_from_velocity
+from ._score import score_from_velocity
 from .solvers import integrate_sde
 from .velocities import velocity_and_divergence
 
@@ -117,11 +117,50 @@ def _on_unit_clock(field, t, t_known):
     return clock
 
 
+def score_along_the_flow(velocity):
+    r"""Right-hand side for the pair (X, s): the score is carried by the flow that carries the density.
+
+    .. math:: \frac{d}{dt} s_t(X_t) = -(\nabla v_t)^\top s_t - \nabla(\nabla\cdot v_t),
+
+    the gradient of the equation of the log-density along a solution (Boffi & Vanden-Eijnden,
+    arXiv:2206.04642, eq. 13).  It holds for any field, trained or polished, and any base.
+    """
+
+    def field(t, state):
+        x, s = state
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().requires_grad_(True)
+            value, divergence = velocity_and_divergence(velocity, t, x)
+            (pull,) = torch.autograd.grad((value * s).sum() + divergence.sum(), x)
+        return value.detach(), -pull
+
+    return field
+
+
+def gradient(log_prob, x):
+    """Gradient of a log-density at the rows of ``x`` ``(n, d)``.
+
+    Raises
+    ------
+    ValueError
+        The log-density carries no gradient.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().requires_grad_(True)
+        value = log_prob(x)
+        if not value.requires_grad:
+            raise ValueError(
+                "base: its log_prob carries no gradient, so there is no score; use a base written in torch, "
+                'for example base="normal" or base="gaussian".'
+            )
+        return torch.autograd.grad(value.sum(), x)[0]
+
+
 def exact_score(velocity, base, solver, x, t):
     r"""Gradient of :func:`log_density` at time ``t``, ``(n, d)``, for any field and a smooth base.
 
     Points are carried to t = 0, the score of the base is taken there, and the pair (x, s) is carried back;
-    see :func:`~siflow_sk._score.score_along_the_flow`.
+    see :func:`score_along_the_flow`.
     """
 
     def block(points):

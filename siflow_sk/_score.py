@@ -6,8 +6,6 @@ from typing import NamedTuple
 import torch
 from torch.func import jvp
 
-from .velocities import velocity_and_divergence
-
 
 class Fields(NamedTuple):
     r"""What is known at x when the score is: every entry ``(n, d)``, in the space of the flow."""
@@ -101,45 +99,6 @@ def fields(velocity, interpolant, moments, t, x):
     # of the two equations for E[x1 | x] the one with the larger coefficient
     data = (x - a * base + g2 * s) / b if abs(b) > 0.5 else (drift - da * base) / db
     return Fields(value, drift, s, base, data, -torch.sqrt(g2) * s)
-
-
-def score_along_the_flow(velocity):
-    r"""Right-hand side for the pair (X, s): the score is carried by the flow that carries the density.
-
-    .. math:: \frac{d}{dt} s_t(X_t) = -(\nabla v_t)^\top s_t - \nabla(\nabla\cdot v_t),
-
-    the gradient of the equation of the log-density along a solution (Boffi & Vanden-Eijnden,
-    arXiv:2206.04642, eq. 13).  It holds for any field, trained or polished, and any base.
-    """
-
-    def field(t, state):
-        x, s = state
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone().requires_grad_(True)
-            value, divergence = velocity_and_divergence(velocity, t, x)
-            (pull,) = torch.autograd.grad((value * s).sum() + divergence.sum(), x)
-        return value.detach(), -pull
-
-    return field
-
-
-def gradient(log_prob, x):
-    """Gradient of a log-density at the rows of ``x`` ``(n, d)``.
-
-    Raises
-    ------
-    ValueError
-        The log-density carries no gradient.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.clone().requires_grad_(True)
-        value = log_prob(x)
-        if not value.requires_grad:
-            raise ValueError(
-                "base: its log_prob carries no gradient, so there is no score; use a base written in torch, "
-                'for example base="normal" or base="gaussian".'
-            )
-        return torch.autograd.grad(value.sum(), x)[0]
 
 
 def _sbdm(interpolant, t):
