@@ -38,7 +38,7 @@ for axis, t in zip(axes, times, strict=True):
     arrows = flow.score_function(t, rows)
     arrows /= 1.0 + np.linalg.norm(arrows, axis=1, keepdims=True)
     axis.quiver(*rows.T, *arrows.T, color="white", scale=14, width=0.006)
-    axis.set_title(f"t = {t:g}")
+    axis.set(title=f"t = {t:g}", xlim=(-1.6, 2.6), ylim=(-1.3, 1.8))
 plt.show()
 
 # %%
