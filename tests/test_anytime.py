@@ -1,5 +1,6 @@
 """Densities, scores and stochastic equations at any time, against exact Gaussian mixtures."""
 
+import copy
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from siflow_sk import _likelihood
 from siflow_sk._objective import quadratic_loss
 from siflow_sk._score import DIFFUSIONS, fields, score_from_velocity
 from siflow_sk.bases import Gaussian, StandardNormal, Uniform
+from siflow_sk.exceptions import SolverWarning
 from siflow_sk.interpolants import INTERPOLANTS, Interpolant, WithNoise
 from siflow_sk.solvers import DormandPrince, RungeKutta, integrate_sde
 from siflow_sk.velocities import MLP
@@ -268,8 +270,18 @@ def test_transport_composes_and_agrees_with_transform(moons):
     )
 
 
+def test_a_polished_flow_warns_of_the_stochastic_equation(moons, moons_flow):
+    flow = copy.copy(moons_flow)
+    flow.best_iteration_ = len(flow.loss_curve_)
+    assert flow.sample(3, method="sde", n_steps=2).shape == (3, 2)
+    flow.best_iteration_ += 1
+    with pytest.warns(SolverWarning, match="Fit with polish=0"):
+        flow.sample(3, method="sde", n_steps=2)
+    flow.sample(3)
+
+
 def test_noise_comes_from_random_state_alone(moons):
-    flow = quick().fit(moons)
+    flow = quick(polish=0).fit(moons)
     first, again, other = (flow.sample(20, random_state=seed, method="sde", n_steps=4) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1

@@ -135,7 +135,8 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
         plus forwards and minus backwards, s the score: the densities at all times are those of the flow, for
         any :math:`\epsilon(t)\ge 0` (arXiv:2303.08797, sec. 2.4).  The score comes from the velocity, as in
-        ``score_function(method="velocity")``, with what is said there about a polished flow.
+        ``score_function(method="velocity")``: after a polish that changed the velocity it is wrong, and a
+        :class:`~siflow_sk.exceptions.SolverWarning` says so.
 
         Parameters
         ----------
@@ -408,6 +409,13 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if not n_steps >= 1:
             raise ValueError(f"n_steps must be an integer >= 1, got {n_steps!r}.")
         epsilon, moments = diffusion_of(diffusion, self.interpolant_), self._moments()
+        if self.best_iteration_ > len(self.loss_curve_):  # the weights are those of a polish
+            warnings.warn(
+                "the likelihood polish changed the velocity, which therefore no longer gives the score; "
+                "rows of the stochastic equation are biased. Fit with polish=0, or use method='ode'.",
+                SolverWarning,
+                stacklevel=3,
+            )
         return lambda z, generator: _likelihood.diffuse(
             self.velocity_, self.interpolant_, moments, epsilon, z, t_from, t_to, int(n_steps), generator
         )
