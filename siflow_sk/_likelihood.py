@@ -11,7 +11,7 @@ import torch
 
 from ._score import score_from_velocity
 from .solvers import integrate_sde
-from .velocities import velocity_and_divergence
+from .velocities import hold_weights, velocity_and_divergence
 
 BLOCK = 256
 
@@ -37,6 +37,7 @@ def _flow(velocity):
 
 
 def _flow_with_divergence(velocity):
+    velocity = hold_weights(velocity)
     return lambda t, state: velocity_and_divergence(velocity, t, state[0])
 
 
@@ -87,9 +88,9 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0):
             (latent, change), error = _solve(solver, field, state, t, t_known)
         return known.log_prob(latent) + change, error
 
-    field = _flow_with_divergence(velocity)
     rows = (x, t.to(x)) if isinstance(t, torch.Tensor) else (x,)
     with torch.no_grad():
+        field = _flow_with_divergence(velocity)
         value, error = in_blocks(block, *rows)
         if hasattr(solver, "fallback"):
             redo = ~(error <= solver.tol) & torch.isfinite(x).all(1) & ~torch.isneginf(value)

@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch.func import jvp
 
-from .velocities import velocity_and_divergence
+from .velocities import hold_weights, velocity_and_divergence
 
 
 def quadratic_loss(velocity, interpolant, t, x0, x1, z=None):
@@ -77,6 +77,7 @@ def likelihood_loss(velocity, base, x, knots, penalty):
     -------
     loss : tensor, scalar
     """
+    velocity = hold_weights(velocity)
     log_det, roughness = x.new_zeros(len(x)), x.new_zeros(len(x))
     for t, t_next in itertools.pairwise(knots):
         h = t_next - t

@@ -26,6 +26,7 @@ FLOORS = {
     "solvers": 1,
     "preprocessing": 1,
     "_component": 0,
+    "_kernel": 0,
     "_compat": 0,
     "exceptions": 0,
     "_version": 0,

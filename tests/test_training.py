@@ -237,7 +237,7 @@ def test_the_weights_with_the_best_validation_are_restored(generator):
     x, x_valid = (torch.tensor(law.sample(200, seed=1)).float() for law in (BENT, NORMAL))
     even = torch.full((200,), 1 / 200, dtype=torch.float64)
     network = MLP(width=16, time_width=8).build(2, generator)
-    data, steps = Data(x, even, 200, x_valid, even), settings(n_quadratic=40, learning_rate=0.01)
+    data, steps = Data(x, even, 200, x_valid, even), settings(n_quadratic=400, learning_rate=0.01)
     trainer = Trainer(network, StandardNormal().fit(x, None), Linear(), data, steps, generator)
     trainer.regress()
     scores = [check["score"] for check in trainer.history.checks]

@@ -7,6 +7,7 @@ import torch
 from oracles import BENT, NORMAL, ExactVelocity, PlainVelocity, trace_of_jacobian
 from torch import nn
 
+from siflow_sk._kernel import block
 from siflow_sk.velocities import (
     ACTIVATIONS,
     MLP,
@@ -14,6 +15,7 @@ from siflow_sk.velocities import (
     ResidualMLP,
     Velocity,
     exact_divergence,
+    hold_weights,
     probed_divergence,
     velocity_and_divergence,
 )
@@ -200,3 +202,42 @@ def test_parameters_that_cannot_be_used(recipe, message, generator):
 def test_an_unfinished_recipe_says_what_is_missing(generator):
     with pytest.raises(NotImplementedError, match=r"^Velocity must define build\(n_features, generator\)\.$"):
         Velocity().build(2, generator)
+
+
+# -- the hand-written derivative -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("per_row", [False, True], ids=["one time", "a time per row"])
+def test_gradient_of_the_block_is_the_numerical_one(activation, per_row, generator):
+    n, d, h = 4, 3, 5
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(True)
+
+    shifts = [draw(n if per_row else 1, h) for _ in range(4)]
+    arguments = [draw(n, d), *shifts, draw(h, d), draw(h, h), draw(d, h), draw(h, h)]
+    assert torch.autograd.gradcheck(lambda *a: block(activation, *a), arguments)
+
+
+@pytest.mark.parametrize("only", [0, 1], ids=["value", "divergence"])
+def test_gradient_of_one_output_alone(only, generator):
+    network = MLP(width=8).build(3, generator).double()
+    x = torch.randn(6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def outcome(y):
+        return network.value_and_divergence(torch.tensor(0.4, dtype=torch.float64), y)[only]
+
+    assert torch.autograd.gradcheck(outcome, [x])
+
+
+def test_held_weights_give_the_same_field(generator):
+    network = MLP(width=8, n_blocks=2).build(3, generator)
+    t, x = torch.tensor(0.3), torch.randn(5, 3, generator=generator)
+    for held, plain in zip(
+        velocity_and_divergence(hold_weights(network), t, x),
+        velocity_and_divergence(network, t, x),
+        strict=True,
+    ):
+        assert torch.equal(held, plain)
+    assert torch.equal(hold_weights(network)(t, x), network(t, x))

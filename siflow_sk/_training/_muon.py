@@ -1,0 +1,57 @@
+"""Muon: momentum whose steps are orthogonalised, for matrices."""
+
+import math
+
+import torch
+
+# a x + b x^3 + c x^5, whose iteration carries (0, 1] into about [0.7, 1.2]: K. Jordan et al. 2024
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+def orthogonalised(matrix):
+    """About U V^T for ``matrix = U S V^T``, by Newton-Schulz iterations in the dtype of ``matrix``."""
+    a, b, c = _COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp_min(1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised Nesterov momentum with decoupled weight decay.
+
+    The update has the size of AdamW's (root mean square 0.2), so that one learning rate serves both: Liu et
+    al., "Muon is scalable for LLM training", arXiv:2502.16982, eq. (4).  ``torch.optim.Muon`` does the same
+    in bfloat16, which CPUs without hardware for it emulate: a step then takes ten times as long as the
+    gradient.
+
+    Parameters
+    ----------
+    params : iterable of tensors
+        Matrices.
+    lr : float
+    momentum : float, default=0.95
+    weight_decay : float, default=0.0
+    """
+
+    def __init__(self, params, lr=1e-3, momentum=0.95, weight_decay=0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                average = state["momentum"].lerp_(p.grad, 1.0 - momentum)
+                update = orthogonalised(p.grad.lerp(average, momentum))
+                p.mul_(1.0 - lr * group["weight_decay"])
+                p.add_(update, alpha=-0.2 * lr * math.sqrt(max(p.shape)))
