@@ -159,7 +159,8 @@ def _peer_job(name, table, model, seed, peer_seconds, quick):
         cap = 3.0 if quick else peer_seconds * (1.0 if len(splits.train) >= 3000 else 0.5)
         start = time.perf_counter()
         with threadpool_limits(1):  # small matrices: two threads on a busy machine are many times slower
-            values, chosen = PEERS[model](splits, seed, cap)
+            score, chosen = PEERS[model](splits, seed, cap)
+            values = score(splits.test)
         return summary(values) | {"seconds": time.perf_counter() - start, "chosen": chosen}
 
     def line(record):

@@ -11,13 +11,14 @@ from ._scores import summary
 from ._tables import rows_to_fit
 
 
-def measure_flow(name, table, seed, quick=False):
-    """Fit with default settings, score the test rows once, and time 1,000 rows.
+def fit_default(X, seed, quick=False, **parameters):
+    """Fit with default settings, but for a device or a precision.
 
     Returns
     -------
-    result : dict
-        Negative log-likelihoods in nats, seconds, and what the fit chose.
+    flow : InterpolantFlow
+    messages : list of str
+        Of the warnings.
 
     Raises
     ------
@@ -25,17 +26,33 @@ def measure_flow(name, table, seed, quick=False):
         Also where ``fit`` kept its best so far: half a fit is no result.
     """
     budget = {"max_iter": 20, "polish": 10} if quick else {}
-    flow = InterpolantFlow(random_state=seed, **budget)
-    X = rows_to_fit(name, table)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit_seconds = _seconds(flow.fit, X)
-        log_density, error = flow.score_samples(table.test, return_error=True)
-        rows = np.resize(table.test, (1000, X.shape[1]))  # repeats the rows of a small table
-        score_seconds = statistics.median(_seconds(flow.score_samples, rows) for _ in range(3))
+        flow = InterpolantFlow(random_state=seed, **budget, **parameters).fit(X)
     messages = sorted({str(w.message) for w in caught})
     if any(message.startswith("Training interrupted") for message in messages):
         raise KeyboardInterrupt
+    return flow, messages
+
+
+def measure_flow(name, table, seed, quick=False):
+    """Fit with default settings, score the test rows once, and time 1,000 rows.
+
+    Returns
+    -------
+    result : dict
+        Negative log-likelihoods in nats, seconds, and what the fit chose.
+    """
+    X = rows_to_fit(name, table)
+    start = time.perf_counter()
+    flow, messages = fit_default(X, seed, quick)
+    fit_seconds = time.perf_counter() - start
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        log_density, error = flow.score_samples(table.test, return_error=True)
+        rows = np.resize(table.test, (1000, X.shape[1]))  # repeats the rows of a small table
+        score_seconds = statistics.median(_seconds(flow.score_samples, rows) for _ in range(3))
+    messages = sorted({*messages, *(str(w.message) for w in caught)})
     return summary(log_density) | {
         "quadratic_validation": _negative(flow.quadratic_validation_score_),
         "polished_validation": _negative(flow.best_validation_score_),

@@ -1,17 +1,20 @@
 """Peers that are cheap enough to run beside ours: one Gaussian, a kernel density, a Gaussian mixture.
 
-Each is fitted on the training rows, chooses its parameters on the validation rows, and returns the
-log-density of the test rows with what it chose.  (Our estimator sees training and validation rows together
+Each is fitted on the training rows, chooses its parameters on the validation rows, and returns a function from
+rows to their log-density, with what it chose.  (Our estimator sees training and validation rows together
 and keeps a tenth of them for its own choices, so that all models train on about the same number of rows.)
 """
 
-import time
+import functools
 import warnings
 
 import numpy as np
 from scipy.stats import multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+
+from ._tables import Table
+from ._timing import clock
 
 # rows times centres of one block of distances: 2 MB of float64
 _ROWS, _CENTRES = 256, 1024
@@ -36,7 +39,7 @@ def gaussian(table, seed=0, seconds=None):
         except np.linalg.LinAlgError:
             continue
     ridge = max(scores, key=scores.get)
-    return log_density(ridge, table.test), {"ridge": ridge}
+    return functools.partial(log_density, ridge), {"ridge": ridge}
 
 
 def kernel_log_density(centres, rows, widths):
@@ -86,14 +89,14 @@ def _squared_distances(centres, rows):
 
 def kde(table, seed=0, seconds=None):
     """Gaussian kernel, bandwidth chosen on at most 4,000 validation rows: powers of 2, then fifth roots."""
-    valid = _subset(table.valid, _MAX_VALID_ROWS)
+    valid = subset(table.valid, _MAX_VALID_ROWS)
 
     def best(widths):
         return float(widths[np.argmax(kernel_log_density(table.train, valid, widths).mean(axis=1))])
 
     coarse = best(2.0 ** np.arange(-7, 3))
     width = best(coarse * 2.0 ** (np.arange(-4, 5) / 5))
-    return kernel_log_density(table.train, table.test, [width])[0], {"bandwidth": width}
+    return lambda rows: kernel_log_density(table.train, rows, [width])[0], {"bandwidth": width}
 
 
 def gmm(table, seed=0, seconds=240.0):
@@ -102,7 +105,7 @@ def gmm(table, seed=0, seconds=240.0):
     At most 20,000 training rows.  First 1, 2, 4 ... 64 components with one ridge, then from the best pair to
     its neighbours in both directions until none is better; after ``seconds`` no further pair is begun.
     """
-    search = _MixtureSearch(table, seed, time.perf_counter() + seconds)
+    search = _MixtureSearch(table, seed, seconds)
     for n_components in (1, 2, 4, 8, 16, 32, 64):
         search.consider(n_components, -3)
     start = None
@@ -115,22 +118,23 @@ def gmm(table, seed=0, seconds=240.0):
     n_components, power = search.best
     chosen = {"n_components": n_components, "reg_covar": 10.0**power}
     chosen |= {"tried": len(search.scores), "capped": search.capped}
-    return search.model.score_samples(table.test), chosen
+    return search.model.score_samples, chosen
 
 
 class _MixtureSearch:
-    """Fit pairs (number of components, power of ten of the ridge) until the deadline; keep the best."""
+    """Fit pairs (number of components, power of ten of the ridge) for so long; keep the best."""
 
-    def __init__(self, table, seed, deadline):
-        self.train, self.valid = _subset(table.train, _MAX_MIXTURE_ROWS), table.valid
-        self.seed, self.deadline = seed, deadline
+    def __init__(self, table, seed, seconds):
+        self.train, self.valid = subset(table.train, _MAX_MIXTURE_ROWS), table.valid
+        self.seed, self.now = seed, clock()
+        self.deadline = self.now() + seconds
         self.scores, self.best, self.model, self.capped = {}, None, None, False
 
     def consider(self, n_components, power):
         possible = 1 <= n_components <= min(64, len(self.train)) and -6 <= power <= 0
         if not possible or (n_components, power) in self.scores:
             return
-        if self.scores and time.perf_counter() > self.deadline:
+        if self.scores and self.now() > self.deadline:
             self.capped = True
             return
         model = GaussianMixture(n_components, reg_covar=10.0**power, max_iter=300, random_state=self.seed)
@@ -145,11 +149,29 @@ class _MixtureSearch:
             self.best, self.model = (n_components, power), model
 
 
-def _subset(rows, size):
+def subset(rows, size):
     """At most ``size`` rows, drawn without replacement."""
     if len(rows) <= size:
         return rows
     return rows[np.random.default_rng(0).choice(len(rows), size, replace=False)]
+
+
+def whitened(fit):
+    """The same peer after PCA whitening by the training rows; densities stay in the units of the table."""
+
+    def fit_whitened(table, seed=0, seconds=240.0):
+        mean = table.train.mean(axis=0)
+        _, scale, axes = np.linalg.svd(table.train - mean, full_matrices=False)
+        scale = np.maximum(scale / np.sqrt(len(table.train)), 1e-6 * scale[0] / np.sqrt(len(table.train)))
+
+        def forward(rows):
+            return (rows - mean) @ axes.T / scale
+
+        score, chosen = fit(Table(*map(forward, table)), seed, seconds)
+        log_det = -np.log(scale).sum()
+        return lambda rows: score(forward(rows)) + log_det, chosen
+
+    return fit_whitened
 
 
 # name -> function of (table, seed, seconds)

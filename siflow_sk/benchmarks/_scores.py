@@ -1,5 +1,8 @@
 """What is told of the log-densities of the test rows."""
 
+import base64
+import zlib
+
 import numpy as np
 from scipy.stats import trim_mean
 
@@ -30,3 +33,25 @@ def summary(log_density):
         "n_test": len(loss),
         "n_not_finite": int(bad.sum()),
     }
+
+
+def pack(log_density):
+    """Log-densities of all rows as text, float32, for a record."""
+    return base64.b64encode(zlib.compress(np.asarray(log_density, dtype="<f4").tobytes())).decode()
+
+
+def unpack(text):
+    """The array that :func:`pack` made, as float64."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f4").astype(np.float64)
+
+
+def paired(ours, theirs):
+    """Mean difference of two models' log-densities of the same rows, and its standard error, nats.
+
+    Positive where ``ours`` is better.  A row of density 0 makes the difference infinite.
+    """
+    # both zero: neither is better on this row
+    difference = np.where(np.isneginf(ours) & np.isneginf(theirs), 0.0, ours - theirs)
+    mean = float(difference.mean())
+    error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if np.isfinite(mean) else float("nan")
+    return mean, error

@@ -1,5 +1,6 @@
 """The open tables: where they are found, and the preparation that every model gets."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +87,23 @@ def load_table(name, data=None):
         if missing:
             raise ValueError(f"{path}: there is no array {', '.join(missing)}; a table needs {_SPLITS}.")
         return Table(*(stored[split].astype(np.float64) for split in _SPLITS))
+
+
+def resplit(table, number):
+    """Split ``number`` of a table: 0 as stored, else all rows redrawn into splits of the same sizes."""
+    if number == 0:
+        return table
+    rows = np.concatenate(table)
+    rows = rows[np.random.default_rng(number).permutation(len(rows))]
+    return Table(*np.split(rows, np.cumsum([len(split) for split in table[:2]])))
+
+
+def digest(table):
+    """Twelve hex digits that tell prepared tables apart."""
+    content = hashlib.sha256()
+    for split in table:
+        content.update(repr(split.shape).encode() + np.ascontiguousarray(split).tobytes())
+    return content.hexdigest()[:12]
 
 
 def prepare(table):
