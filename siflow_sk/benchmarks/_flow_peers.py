@@ -1,12 +1,13 @@
 """Peers that are flows: zuko's NSF, MAF and CNF, and flow_matching, as a stranger would run them.
 
-They need the extra ``bench``.  Each is trained in float32 by Adam on the training rows, keeps the weights that
-are best on the validation rows, and returns a function from rows to their log-density, with what it chose.
+They need the extra ``bench``.  Each is trained in float32 by Adam on the training rows, keeps the weights
+that are best on the validation rows, and returns a function from rows to their log-density, with what it
+chose.
 """
 
+import itertools
 import math
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -131,7 +132,7 @@ def _by_likelihood(flow, table, seconds, valid_rows):
 
 @_seeded
 def maf(table, seconds):
-    """zuko's masked autoregressive flow: 5 transforms, 2 x 128 hidden units."""
+    """Masked autoregressive flow of zuko: 5 transforms, 2 x 128 hidden units."""
     from zuko.flows import MAF
 
     flow = MAF(table.train.shape[1], transforms=5, hidden_features=(128, 128))
@@ -140,7 +141,7 @@ def maf(table, seconds):
 
 @_seeded
 def nsf(table, seconds):
-    """zuko's neural spline flow: 3 transforms, 8 bins, 2 x 128 hidden units."""
+    """Neural spline flow of zuko: 3 transforms, 8 bins, 2 x 128 hidden units."""
     from zuko.flows import NSF
 
     flow = NSF(table.train.shape[1], transforms=3, bins=8, hidden_features=(128, 128))
@@ -149,7 +150,7 @@ def nsf(table, seconds):
 
 @_seeded
 def cnf(table, seconds):
-    """zuko's continuous flow in its default width; one random probe of the trace in training, exact after."""
+    """Continuous flow of zuko in its default width; trace by one random probe in training, exact after."""
     from zuko.flows import CNF
 
     flow = CNF(table.train.shape[1])
@@ -171,7 +172,7 @@ class VelocityMLP(nn.Module):
         sizes = [n_features + 1] + depth * [width]
         layers = [
             layer
-            for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            for n_in, n_out in itertools.pairwise(sizes)
             for layer in (nn.Linear(n_in, n_out), nn.SiLU())
         ]
         self.layers = nn.Sequential(*layers, nn.Linear(width, n_features))

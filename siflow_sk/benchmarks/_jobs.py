@@ -4,7 +4,6 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .. import __version__
 from ._records import circumstances
 
 
@@ -32,7 +31,7 @@ def measure_missing(jobs, records, code, *, quick, fresh, command):
     """
     failures = 0
     for number, job in enumerate(jobs, 1):
-        key = job.key | {"version": __version__, "code": code[job.key["kind"]], "quick": quick}
+        key = job.key | {"code": code[job.key["kind"]], "quick": quick}
         label = f"[{number}/{len(jobs)}]"
         found = None if fresh else records.find(key)
         if found is not None:

@@ -1,7 +1,7 @@
 """Peers that are cheap enough to run beside ours: one Gaussian, a kernel density, a Gaussian mixture.
 
-Each is fitted on the training rows, chooses its parameters on the validation rows, and returns a function from
-rows to their log-density, with what it chose.  (Our estimator sees training and validation rows together
+Each is fitted on the training rows, chooses its parameters on the validation rows, and returns a function
+from rows to their log-density, with what it chose.  (Our estimator sees training and validation rows together
 and keeps a tenth of them for its own choices, so that all models train on about the same number of rows.)
 """
 

@@ -1,6 +1,7 @@
 """Results as JSON lines, what they were measured with, and which code they belong to."""
 
 import ast
+import contextlib
 import datetime
 import hashlib
 import json
@@ -112,6 +113,7 @@ def circumstances():
             "python": platform.python_version(),
             "siflow_sk": siflow_sk.__version__,
             **{name: metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")},
+            **_installed("torchdiffeq", "zuko", "flow-matching"),
         },
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -120,6 +122,14 @@ def circumstances():
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _installed(*names):
+    versions = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _cpu_model():
