@@ -1,40 +1,109 @@
-"""Agreement of CPU and CUDA; runs where a CUDA device is."""
+"""The estimators on CUDA: scikit-learn's checks, agreement with the CPU, models that change places.
 
+Runs where a CUDA device is.  ``SIFLOW_DEVICE=cpu`` runs the same tests on the CPU, to try them.
+"""
+
+import os
 import pickle
 
 import numpy as np
 import pytest
+import sklearn.utils.estimator_checks as sklearn_checks
 import torch
+from discovery import all_estimators, configured
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import siflow_sk
 from siflow_sk import InterpolantFlow
 from siflow_sk.velocities import MLP
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+DEVICE = os.environ.get("SIFLOW_DEVICE", "cuda")
+
+pytestmark = pytest.mark.gpu
+if DEVICE == "cuda" and not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+
+
+def on_device(**parameters):
+    settings = {"max_iter": 50, "polish": 20, "velocity": MLP(width=32), "random_state": 0, "device": DEVICE}
+    return InterpolantFlow(**{**settings, **parameters})
+
+
+@parametrize_with_checks([configured(cls, max_iter=5, polish=2, device=DEVICE) for cls in all_estimators()])
+def test_estimator_checks(estimator, check):
+    legacy = np.random.get_state()  # noqa: NPY002
+    check(estimator)
+    if check.func is sklearn_checks.check_methods_sample_order_invariance:
+        np.random.set_state(legacy)  # noqa: NPY002  # the check itself draws from NumPy's global generator
 
 
 @pytest.fixture(scope="module")
 def fitted():
     X = np.random.default_rng(0).normal(size=(400, 3)) ** 3
-    flow = InterpolantFlow(max_iter=50, polish=20, velocity=MLP(width=32), random_state=0, device="cuda")
-    return flow.fit(X), X
+    return on_device().fit(X), X
 
 
-def test_a_fit_on_cuda_says_so(fitted):
-    assert fitted[0].device_ == "cuda"
-    assert next(fitted[0].velocity_.parameters()).is_cuda
+@pytest.fixture(scope="module")
+def woken(fitted):
+    """The same model on the CPU."""
+    return pickle.loads(pickle.dumps(fitted[0]))
 
 
-def test_a_pickle_wakes_on_the_cpu_with_the_same_densities(fitted):
+def test_a_fit_says_where_it_is(fitted):
+    assert fitted[0].device_ == DEVICE
+    assert next(fitted[0].velocity_.parameters()).device.type == DEVICE
+
+
+def test_a_pickle_wakes_on_the_cpu_with_the_same_densities(fitted, woken):
     flow, X = fitted
-    woken = pickle.loads(pickle.dumps(flow))
     assert woken.device_ == "cpu"
     np.testing.assert_allclose(woken.score_samples(X), flow.score_samples(X), rtol=1e-8, atol=1e-8)
+
+
+def test_maps_and_fields_agree_with_the_cpu(fitted, woken):
+    flow, X = fitted
+    Z = woken.transform(X)
+    np.testing.assert_allclose(flow.transform(X), Z, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(flow.inverse_transform(Z), woken.inverse_transform(Z), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(flow.velocity_field(0.3, X), woken.velocity_field(0.3, X), rtol=1e-8)
+    np.testing.assert_allclose(flow.divergence(0.3, X), woken.divergence(0.3, X), rtol=1e-8, atol=1e-8)
+
+
+def test_single_precision_agrees_with_the_cpu():
+    X = np.random.default_rng(0).normal(size=(400, 3)) ** 3
+    flow = on_device(inference_dtype="float32").fit(X)
+    there, here = flow.score_samples(X), pickle.loads(pickle.dumps(flow)).score_samples(X)
+    np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-3)
+
+
+def test_a_row_does_not_feel_its_neighbours(fitted):
+    flow, X = fitted
+    np.testing.assert_array_equal(flow.score_samples(X[100:107]), flow.score_samples(X)[100:107])
+
+
+def test_two_fits_agree():
+    X = np.random.default_rng(1).normal(size=(300, 2))
+    first, second = (on_device().fit(X).score_samples(X) for _ in range(2))
+    # products on a GPU may add up in another order
+    np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-2)
 
 
 def test_samples_and_latent_points_round_trip(fitted):
     flow, X = fitted
     np.testing.assert_allclose(flow.inverse_transform(flow.transform(X)), X, rtol=1e-2, atol=1e-2)
     assert flow.sample(10, random_state=0).shape == (10, 3)
+
+
+if hasattr(siflow_sk, "load"):
+
+    def test_saved_there_loaded_here(fitted, woken, tmp_path):
+        flow, X = fitted
+        flow.save(tmp_path / "there")
+        woken.save(tmp_path / "here")
+        for name in ("there", "here"):
+            for device in ("cpu", DEVICE):
+                loaded = siflow_sk.load(tmp_path / name, device=device)
+                assert loaded.device_ == device
+                np.testing.assert_allclose(
+                    loaded.score_samples(X), flow.score_samples(X), rtol=1e-8, atol=1e-8
+                )

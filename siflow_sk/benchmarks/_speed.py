@@ -17,9 +17,9 @@ RIVAL_TABLES = ("parkinsons_telemonitoring", "breast_cancer", "miniboone_partial
 
 # one of these varies, the others stay in the middle
 SIZES = {"d": (4, 8, 16, 32, 64, 128), "width": (64, 128, 256, 512)}
-ROWS = {"cpu": (256, 1024, 4096, 16384), "cuda": (1024, 16384, 131072, 524288)}
+ROWS = {"cpu": (256, 1024, 4096, 16384), "cuda": (1024, 8192, 65536)}
 BATCHES = {"cpu": (128, 512, 2048), "cuda": (512, 4096, 32768)}
-MIDDLE = {"cpu": {"n": 1024, "d": 16, "width": 256}, "cuda": {"n": 16384, "d": 16, "width": 256}}
+MIDDLE = {"cpu": {"n": 1024, "d": 16, "width": 256}, "cuda": {"n": 8192, "d": 16, "width": 256}}
 _QUICK = {"d": (4, 8), "width": (16, 32), "n": (256, 512)}
 _SAME_DIMENSIONS = (6, 20, 43)
 

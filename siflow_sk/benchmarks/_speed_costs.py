@@ -200,7 +200,7 @@ def _latent(flow, X):
 
 
 def _hands(flow):
-    """Name -> function from latent points (n, d), float64, to their log-density under the base and the flow."""
+    """Name -> function from latent points (n, d), float64, to their log-density in the flow."""
     import copy
 
     from .. import _likelihood

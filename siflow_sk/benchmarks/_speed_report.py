@@ -164,9 +164,9 @@ def page(speed, picture=None):
 
 def _remarks(speed):
     text = (
-        "Measured by ``python -m siflow_sk.benchmarks speed``.  Medians; ratios are taken call by call within "
-        "one run, of functions called in turn.  With one thread seconds are of the processor, which others "
-        "on the machine disturb little; otherwise of the wall.\n"
+        "Measured by ``python -m siflow_sk.benchmarks speed``.  Medians; ratios are taken call by call "
+        "within one run, of functions called in turn.  With one thread seconds are of the processor, which "
+        "others on the machine disturb little; otherwise of the wall.\n"
     )
     if speed.quick:
         text = (
@@ -236,9 +236,9 @@ def _same_section(speed):
     return "\n".join(
         (
             title("The same network in other hands"),
-            "Exact log-densities of 1,000 rows under one trained network of width 256: by our default solver; "
-            "by torchdiffeq's dopri5 with our closed-form divergence; by what zuko's CNF does with a "
-            "network; by flow_matching's ``compute_likelihood`` with the exact divergence.\n",
+            "Exact log-densities of 1,000 rows under one trained network of width 256: by our default "
+            "solver; by torchdiffeq's dopri5 with our closed-form divergence; by what zuko's CNF does with "
+            "a network; by flow_matching's ``compute_likelihood`` with the exact divergence.\n",
             table(("d", "Device", "By", "Seconds", "Times ours", "Largest difference, nats"), rows),
         )
     )
@@ -249,9 +249,9 @@ def _device_section(speed, device, threads):
     parts = [
         title(f"Growth of costs ({named})"),
         "The default network and precision; scoring and sampling with 8 steps of RK4, 32 evaluations, so "
-        "that the work is known.  Floor: the operations of the matrix products alone, at the rate that torch's "
-        "own products of the same shapes reach here; the last column is the part of it that is reached.  Memory: "
-        "the peak while it ran, above the level before.\n",
+        "that the work is known.  Floor: the operations of the matrix products alone, at the rate that "
+        "torch's own products of the same shapes reach here, and the part of that rate which is reached.  "
+        "Memory: the peak while it ran, above the level before.\n",
     ]
     for what in _UNITS:
         found = sweeps(speed, what, device, threads)
