@@ -1,6 +1,7 @@
 """``speed``: how the costs of fit, score and sample grow, and how they compare."""
 
 import functools
+import sys
 
 import torch
 
@@ -89,12 +90,12 @@ def run(
     Returns
     -------
     status : int
-        1 if anything failed, else 0.
+        0; 1 if anything failed; 2 if there is no CUDA device.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        A table is not there, or no CUDA device; nothing has been measured then.
+        A table is not there; nothing has been measured then.
     """
     code = codes()
     records = Records(output)
@@ -102,7 +103,8 @@ def run(
         _write(records, code, report, quick)
         return 0
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA device; use --device cpu.")
+        print("error: --device cuda: torch finds no CUDA device; use --device cpu.", file=sys.stderr)
+        return 2
     # rivals are fitted on the CPU, as the demanded figures are
     sections = sections or (SECTIONS if device == "cpu" else SECTIONS[:-1])
     jobs = []
