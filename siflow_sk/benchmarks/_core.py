@@ -66,7 +66,7 @@ def codes():
         "flow": f"{library}-{code_of('benchmarks/_ours.py', *shared)}",
         "peer": code_of("benchmarks/_peers.py", *shared),
         "divergence": f"{library}-{code_of('benchmarks/_costs.py')}",
-        "memory": f"{library}-{code_of('benchmarks/_costs.py', 'benchmarks/_memory.py')}",
+        "memory": f"{library}-{code_of('benchmarks/_costs.py', 'benchmarks/_memory.py', 'benchmarks/_timing.py')}",
     }
 
 
