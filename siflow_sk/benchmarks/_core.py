@@ -62,11 +62,12 @@ def codes():
     """The code that each kind of result rests on."""
     library = code_of("**/*.py", without=("benchmarks", "datasets"))
     shared = ("benchmarks/_tables.py", "benchmarks/_scores.py")
+    memory = ("benchmarks/_costs.py", "benchmarks/_memory.py", "benchmarks/_timing.py")
     return {
         "flow": f"{library}-{code_of('benchmarks/_ours.py', *shared)}",
         "peer": code_of("benchmarks/_peers.py", *shared),
         "divergence": f"{library}-{code_of('benchmarks/_costs.py')}",
-        "memory": f"{library}-{code_of('benchmarks/_costs.py', 'benchmarks/_memory.py', 'benchmarks/_timing.py')}",
+        "memory": f"{library}-{code_of(*memory)}",
     }
 
 
