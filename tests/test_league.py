@@ -27,6 +27,14 @@ def normal_table(rng, d=2, rows=(300, 80, 50)):
 # -- peers -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def seeded():
+    """The training draws from torch's global generator, as its callers want it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
 class Line(nn.Module):
     def __init__(self):
         super().__init__()
@@ -36,7 +44,7 @@ class Line(nn.Module):
         return (rows[:, 1] - self.slope * rows[:, 0]).square().mean()
 
 
-def test_training_keeps_the_best_weights():
+def test_training_keeps_the_best_weights(seeded):
     rows = torch.linspace(-1, 1, 100)[:, None] * torch.tensor([[1.0, 3.0]])
     line = Line()
     seen = []
@@ -53,18 +61,18 @@ def test_training_keeps_the_best_weights():
     assert seen.index(min(seen)) == len(seen) - 4
 
 
-def test_training_ends_at_its_caps():
-    rows = torch.linspace(-1, 1, 100)[:, None] * torch.tensor([[1.0, 3.0]])
+def test_training_ends_at_its_caps(seeded):
+    rows = torch.linspace(-1, 1, 100)[:, None] * torch.tensor([[1.0, 0.5]])
     line = Line()
     whole = _flow_peers.train(
-        line, line.loss, lambda: line.loss(rows).item(), rows, 60.0, max_steps=4000, patience=99
+        line, line.loss, lambda: line.loss(rows).item(), rows, 60.0, max_steps=1500, patience=99
     )
-    assert (whole["steps"], whole["capped"]) == (4000, False)
-    assert line.slope.item() == pytest.approx(3.0, abs=0.05)
+    assert (whole["steps"], whole["capped"]) == (1500, False)
+    assert line.slope.item() == pytest.approx(0.5, abs=0.02)
     line = Line()
     cut = _flow_peers.train(line, line.loss, lambda: line.loss(rows).item(), rows, 0.05)
     assert cut["capped"] is True
-    assert cut["steps"] < 4000
+    assert cut["steps"] < 10_000
 
 
 @pytest.fixture
@@ -85,15 +93,15 @@ def stub(monkeypatch):
             assert (step_size, method, exact_divergence) == (None, "dopri5", True)
             assert time_grid.tolist() == [1.0, 0.0]
             x, change = x_1, torch.zeros(len(x_1))
-            for t in torch.linspace(1, 0, 401)[:-1] - 1 / 800:  # midpoints
+            for t in torch.linspace(1, 0, 26)[:-1] - 1 / 50:  # midpoints
                 with torch.no_grad():
-                    middle = x - self.velocity(x=x, t=t) / 800
+                    middle = x - self.velocity(x=x, t=t) / 50
                 jacobian = torch.func.vmap(
                     torch.func.jacrev(lambda y, t=t: self.velocity(x=y[None], t=t)[0]), randomness="error"
                 )(middle)
                 with torch.no_grad():
-                    x = x - self.velocity(x=middle, t=t) / 400
-                    change = change - torch.einsum("njj->n", jacobian) / 400
+                    x = x - self.velocity(x=middle, t=t) / 25
+                    change = change - torch.einsum("njj->n", jacobian) / 25
             return x, log_p0(x) + change
 
     solver = types.SimpleNamespace(ODESolver=ODESolver)
@@ -175,6 +183,7 @@ def test_paired_difference():
     assert error == pytest.approx(sem(ours - theirs))
     theirs[3] = -np.inf
     assert _scores.paired(ours, theirs)[0] == np.inf
+    assert _scores.paired(ours, np.where(np.isinf(theirs), np.nan, theirs))[0] == np.inf
     ours[3] = -np.inf
     assert np.isfinite(_scores.paired(ours, theirs)[0])
 

@@ -197,12 +197,11 @@ def test_page_tells_slope_and_floor():
 
 def test_speed_runs_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_speed, "_QUICK", {"d": (2, 4), "width": (8, 16), "n": (256, 300)})
-    once = {
-        name: functools.partial(getattr(_speed_costs, name), repeats=1) for name in ("score_cost", "fit_cost")
-    }
-    for name, function in once.items():
-        monkeypatch.setattr(_speed.costs, name, function)
+    monkeypatch.setattr(_speed, "_QUICK", {"d": (2, 4), "width": (8, 16), "n": (100, 200)})
+    monkeypatch.setattr(_speed.costs, "score_cost", functools.partial(_speed_costs.score_cost, repeats=1))
+    monkeypatch.setattr(
+        _speed.costs, "fit_cost", functools.partial(_speed_costs.fit_cost, repeats=1, steps=8)
+    )
     command = ["speed", "--quick", "--sections", "score,fit", "--report", "page.rst"]
     assert main(command) == 0
     out = capsys.readouterr().out

@@ -152,7 +152,7 @@ def _job(name, split, model, seed, seconds, data, quick):
         table = _table(name, split, data, quick)
         _warm_up(model)
         fit = _ours(name, quick) if model == OURS else _peer(model)
-        cap = 1.0 if quick else seconds / (1 if len(table.train) >= _SMALL else 2)
+        cap = 0.2 if quick else seconds / (1 if len(table.train) >= _SMALL else 2)
         return measure_model(fit, table, seed, cap)
 
     def line(record):

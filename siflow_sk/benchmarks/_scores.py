@@ -50,8 +50,10 @@ def paired(ours, theirs):
 
     Positive where ``ours`` is better.  A row of density 0 makes the difference infinite.
     """
-    # both zero: neither is better on this row
-    difference = np.where(np.isneginf(ours) & np.isneginf(theirs), 0.0, ours - theirs)
+    ours, theirs = (np.where(np.isnan(values), -np.inf, values) for values in (ours, theirs))
+    with np.errstate(invalid="ignore"):
+        # both zero: neither is better on this row
+        difference = np.where(np.isneginf(ours) & np.isneginf(theirs), 0.0, ours - theirs)
     mean = float(difference.mean())
     error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if np.isfinite(mean) else float("nan")
     return mean, error
