@@ -29,7 +29,7 @@ class Settings:
     tol: float
     patience: int  # checks without improvement by tol before the learning rate falls
     anneal: bool = True  # warm up and lower the learning rate of the quadratic stage
-    polish_batch_size: int = 256
+    polish_batch_size: int = 128
     polish_knots: int = 2  # Runge-Kutta steps of the likelihood loss
     polish_penalty: float = 100.0
     checks: int = 20  # validations per stage, at least

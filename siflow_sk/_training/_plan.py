@@ -22,11 +22,11 @@ class Fitted:
 
 
 def affordable_polish(n_features, velocity):
-    """Steps on the likelihood that take about a minute and a half on two cores, at most 6000."""
+    """Steps on the likelihood that take about a minute on two cores, at most 5000."""
     width, blocks = getattr(velocity, "width", 256), getattr(velocity, "n_blocks", 4)
     # multiply-adds of one row's velocity and divergence, plus what does not depend on the width squared
     work = blocks * (2 * width**2 + 3 * width * n_features + 100 * width)
-    return int(min(6000, 2600 * 1.6e5 / work))
+    return int(min(5000, 2300 * 1.6e5 / work))
 
 
 def make_settings(estimator, n, d, n_draws, velocity, *, one_pass=False):

@@ -70,8 +70,8 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     polish : int or "auto", default="auto"
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows, and a base whose density is finite and differentiable there.
-        ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as many as take about a minute and a
-        half on two cores for this width and number of columns, at most 6000.
+        ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as many as take about a minute
+        on two cores for this width and number of columns, at most 5000.
     batch_size : int or "auto", default="auto"
         Rows per step of the quadratic loss.  ``"auto"``: 512.
     learning_rate_init : float, default=3e-3
