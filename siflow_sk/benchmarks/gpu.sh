@@ -36,7 +36,7 @@ step() {
     code=$?
     case $code in
         0) outcome=passed ;;
-        124 | 130) outcome="stopped after $limit s" ;;
+        124 | 130 | 137) outcome="stopped after $limit s" ;;
         *) outcome="failed ($code)" ;;
     esac
     [ $code -eq 0 ] || STATUS=1
