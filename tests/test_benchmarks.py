@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("SIFLOW_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path / "data"
 
 
@@ -65,9 +66,10 @@ def test_tables_are_found_in_order(folder, monkeypatch):
 def test_missing_table_says_which_file_and_where(folder, capsys):
     assert main(["core", "--data", str(folder), "--tables", "protein,airfoil"]) == 2
     assert capsys.readouterr().err == (
-        "error: table 'protein': there is no file uci/protein.npz or protein/protein.npz or protein.npz in "
-        f"{folder}, ../shared/data. Name the folder that holds the tables with --data DIR or the environment "
-        "variable SIFLOW_DATA.\n"
+        "error: table 'protein': there is no file uci/protein or protein/protein or protein with the ending "
+        f".npz or .csv or .parquet in {folder}, ../shared/data, {folder.parent}/siflow_sk_data. Name the "
+        "folder that holds it with data_home (--data on a command line) or the environment variable "
+        "SIFLOW_DATA.\n"
     )
 
 

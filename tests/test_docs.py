@@ -107,7 +107,7 @@ def test_every_public_part_is_in_the_reference():
     for section in page.split(".. currentmodule:: ")[1:]:
         module = section.split("\n", 1)[0]
         listed |= {f"{module}.{name}" for name in re.findall(r"^   (\w+)$", section, re.MULTILINE)}
-    rooms = ["interpolants", "bases", "velocities", "preprocessing", "solvers", "exceptions"]
+    rooms = ["interpolants", "bases", "velocities", "preprocessing", "solvers", "exceptions", "datasets"]
     public = {"siflow_sk.InterpolantFlow"}
     for room in rooms:
         module = importlib.import_module(f"siflow_sk.{room}")

@@ -43,21 +43,25 @@ def measure_flow(name, table, seed, quick=False):
     result : dict
         Negative log-likelihoods in nats, seconds, and what the fit chose.
     """
-    X = rows_to_fit(name, table)
+    found = fit_and_score(rows_to_fit(name, table), table.test, seed, quick)
+    return found | {"n_train": len(table.train)}
+
+
+def fit_and_score(X, test, seed, quick=False, **parameters):
+    """As :func:`measure_flow`, for given rows and parameters."""
     start = time.perf_counter()
-    flow, messages = fit_default(X, seed, quick)
+    flow, messages = fit_default(X, seed, quick, **parameters)
     fit_seconds = time.perf_counter() - start
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        log_density, error = flow.score_samples(table.test, return_error=True)
-        rows = np.resize(table.test, (1000, X.shape[1]))  # repeats the rows of a small table
+        log_density, error = flow.score_samples(test, return_error=True)
+        rows = np.resize(test, (1000, X.shape[1]))  # repeats the rows of a small table
         score_seconds = statistics.median(_seconds(flow.score_samples, rows) for _ in range(3))
     messages = sorted({*messages, *(str(w.message) for w in caught)})
     return summary(log_density) | {
         "quadratic_validation": _negative(flow.quadratic_validation_score_),
         "polished_validation": _negative(flow.best_validation_score_),
         "n_fit": len(X),
-        "n_train": len(table.train),
         "n_features": X.shape[1],
         "fit_seconds": fit_seconds,
         "score_seconds": score_seconds,

@@ -31,8 +31,8 @@ def circumstances(records):
     versions = distinct(", ".join(f"{k} {v}" for k, v in a["versions"].items()) for a in around)
     machines = distinct(
         f"{a['cpu']}, {a['cores']} cores, {a['threads']} torch thread{'s' * (a['threads'] != 1)}, "
-        f"device {a['device']}"
-        for a in around
+        f"device {r.get('device') or a['device']}"
+        for r, a in zip(records, around, strict=True)
     )
     lines = [
         f"* Command: {'; '.join(f'``{c}``' for c in distinct(a['command'] for a in around))}",

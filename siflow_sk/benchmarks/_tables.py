@@ -1,11 +1,11 @@
 """The open tables: where they are found, and the preparation that every model gets."""
 
 import hashlib
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from ..datasets import _files
 
 TABLES = (
     "power_plant",
@@ -29,7 +29,6 @@ NOT_COUNTED = ("gas_sensor_drift",)
 # its validation split is larger than its training split: our estimator is fitted on the latter alone
 TRAIN_ALONE = ("miniboone_partial",)
 
-_SPLITS = ("x_train", "x_val", "x_test")
 _FEW_VALUES = 20
 
 
@@ -39,12 +38,6 @@ class Table(NamedTuple):
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
-
-
-def folders(data=None):
-    """Where tables are looked for, in this order: ``data``, ``SIFLOW_DATA``, ``../shared/data``."""
-    named = (data, os.environ.get("SIFLOW_DATA"), Path("..", "shared", "data"))
-    return [Path(folder) for folder in named if folder]
 
 
 def find_table(name, data=None):
@@ -59,20 +52,11 @@ def find_table(name, data=None):
     """
     if name not in TABLES:
         raise ValueError(f"table {name!r} is not one of {', '.join(TABLES)}.")
-    files = (Path("uci", f"{name}.npz"), Path(name, f"{name}.npz"), Path(f"{name}.npz"))
-    for folder in folders(data):
-        for file in files:
-            if (folder / file).is_file():
-                return folder / file
-    raise FileNotFoundError(
-        f"table {name!r}: there is no file {' or '.join(f.as_posix() for f in files)} in "
-        f"{', '.join(str(folder) for folder in folders(data))}. Name the folder that holds the tables with "
-        "--data DIR or the environment variable SIFLOW_DATA."
-    )
+    return _files.find_table(name, data)
 
 
 def load_table(name, data=None):
-    """The splits as stored.
+    """The splits as stored, float64.
 
     Raises
     ------
@@ -82,11 +66,10 @@ def load_table(name, data=None):
         The file lacks one of the three splits.
     """
     path = find_table(name, data)
-    with np.load(path) as stored:
-        missing = [split for split in _SPLITS if split not in stored]
-        if missing:
-            raise ValueError(f"{path}: there is no array {', '.join(missing)}; a table needs {_SPLITS}.")
-        return Table(*(stored[split].astype(np.float64) for split in _SPLITS))
+    stored = _files.load_table(path)
+    if "train" not in stored:
+        raise ValueError(f"{path}: wanted x_train, x_val and x_test; it has no splits.")
+    return Table(*(stored[split].astype(np.float64) for split in _files.SPLITS))
 
 
 def resplit(table, number):
