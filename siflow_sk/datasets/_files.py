@@ -128,9 +128,10 @@ def _read_npz(path):
         elif not found and len(stored.files) == 1:
             parts = {"data": stored[stored.files[0]]}
         else:
+            missing = ", ".join(f"x_{split}" for split in SPLITS if split not in found)
             raise ValueError(
-                f"{path}: wanted the arrays x_train, x_val and x_test, or one array alone; it has "
-                f"{', '.join(stored.files) or 'none'}."
+                f"{path}: there is no array {missing}; a table needs x_train, x_val and x_test, or one array "
+                f"alone, and this file has {', '.join(stored.files) or 'none'}."
             )
     for key, rows in parts.items():
         if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number):
