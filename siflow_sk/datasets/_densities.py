@@ -277,7 +277,7 @@ class Moons(_NoisyCurves):
     --------
     >>> from siflow_sk.datasets import Moons
     >>> round(float(Moons(noise=0.1).score_samples([[0.0, 1.0]])[0]), 6)
-    -1.606896
+    -0.452974
     """
 
     _speed = math.pi
