@@ -339,4 +339,6 @@ def test_other_rows_are_measured_again(folder, capsys):
 def test_league_without_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["league", "--data", str(tmp_path), "--tables", "protein"]) == 2
-    assert "--data DIR" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "table 'protein': there is no file" in message
+    assert "--data" in message

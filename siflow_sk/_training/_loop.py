@@ -106,7 +106,7 @@ class Trainer:
         self.history = History()
         self.batches = Batches(data.weight, data.n_draws, generator)
         self.best_score, self.best_iteration, self.best = -math.inf, 0, None
-        self.iteration = 0
+        self.iteration, self.rate = 0, 0.0
         self.interrupted = False
         self.start = time.perf_counter()
 
@@ -125,18 +125,21 @@ class Trainer:
     def _stage(self, stage, n_steps):
         """Run a stage under a progress bar; an interrupt keeps the best weights so far."""
         name = stage.__name__.strip("_")
-        try:
-            with tqdm(total=n_steps, disable=not self.verbose, desc=name, leave=False) as progress:
+        with tqdm(total=n_steps, disable=not self.verbose, desc=name, leave=False) as progress:
+            try:
                 stage(progress)
-        except KeyboardInterrupt:
-            if not self.history.checks:
-                raise
-            self.interrupted = True
-            warnings.warn(
-                f"Training interrupted after {self.iteration} iterations; the best weights so far are kept.",
-                TrainingWarning,
-                stacklevel=6,
-            )
+            except KeyboardInterrupt:
+                if not self.iteration:
+                    raise
+                self.interrupted = True
+                if not self.history.checks:  # rare where there are many rows
+                    self._check(name, progress)
+                warnings.warn(
+                    f"Training interrupted after {self.iteration} iterations; "
+                    "the best weights so far are kept.",
+                    TrainingWarning,
+                    stacklevel=6,
+                )
         self._restore()
         return self
 
@@ -154,7 +157,7 @@ class Trainer:
             self.history.loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
-                self._check("quadratic", rate, progress)
+                self._check("quadratic", progress)
 
     def _noise(self, like):
         """The latent noise of an interpolant that has a gamma."""
@@ -179,7 +182,7 @@ class Trainer:
             self.history.polish_loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
-                self._check("polish", rate, progress)
+                self._check("polish", progress)
                 waited = 0 if self.best_score > reference + s.tol else waited + 1
                 reference = max(reference, self.best_score) if waited == 0 else reference
                 diverged = self.history.checks[-1]["score"] < self.best_score - s.fall
@@ -232,7 +235,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.step()
-        self.iteration += 1
+        self.iteration, self.rate = self.iteration + 1, rate
         decay = min(self.settings.ema_decay, (self.iteration + 1) / (self.iteration + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), parameters, 1.0 - decay)
@@ -243,14 +246,14 @@ class Trainer:
         """Validation rows; stages check so seldom that they add a tenth to the polish, a third before it."""
         return 0 if self.data.x_valid is None else len(self.data.x_valid)
 
-    def _check(self, stage, rate, progress):
+    def _check(self, stage, progress):
         score = self._score()
         self.history.checks.append(
             {
                 "stage": stage,
                 "iteration": self.iteration,
                 "score": score,
-                "learning_rate": rate,
+                "learning_rate": self.rate,
                 "seconds": time.perf_counter() - self.start,
             }
         )
