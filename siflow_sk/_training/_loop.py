@@ -32,7 +32,7 @@ class Settings:
     polish_batch_size: int = 128
     polish_knots: int = 2  # Runge-Kutta steps of the likelihood loss
     polish_penalty: float = 100.0
-    checks: int = 20  # validations per stage, at least
+    checks: int = 20  # validations per stage, at least, where it is long
     n_reductions: int = 2  # falls of the learning rate before polish ends
     reduction: float = 0.3
     fall: float = 2.0  # nats below the best score that make the learning rate fall at once
@@ -146,7 +146,7 @@ class Trainer:
     def _quadratic(self, progress):
         s = self.settings
         optimisers = self._optimisers()
-        every = max(1, s.n_quadratic // s.checks, self._n_valid() // 10)
+        every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self._n_valid() // 10)
         for step in range(s.n_quadratic):
             rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
             x1 = self.data.x[self.batches.take(s.batch_size)]
@@ -186,7 +186,8 @@ class Trainer:
                 waited = 0 if self.best_score > reference + s.tol else waited + 1
                 reference = max(reference, self.best_score) if waited == 0 else reference
                 diverged = self.history.checks[-1]["score"] < self.best_score - s.fall
-                if waited >= s.patience or diverged:
+                patience = s.patience if reductions == 0 else max(1, s.patience // 2)
+                if waited >= patience or diverged:
                     if reductions == s.n_reductions:
                         break
                     factor, waited, reductions = factor * s.reduction, 0, reductions + 1

@@ -89,7 +89,7 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         Share of the distinct rows kept for validation, at most 2048 rows.
     n_iter_no_change : int, default=5
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
-        polish ends).
+        polish ends); half as many after the first fall.
     tol : float, default=1e-3
         Improvement of the mean validation log-density, in nats, that counts.
     warm_start : bool, default=False
