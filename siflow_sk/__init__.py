@@ -6,8 +6,9 @@ import torch as _torch
 
 from ._version import __version__
 from .flow import InterpolantFlow
+from .pipeline import DensityPipeline, make_density_pipeline
 
-__all__ = ["InterpolantFlow", "__version__"]
+__all__ = ["DensityPipeline", "InterpolantFlow", "__version__", "make_density_pipeline"]
 
 if hasattr(_os, "register_at_fork"):
     # a forked child that inherits torch's thread pool hangs at its first parallel operation

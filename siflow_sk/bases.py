@@ -293,6 +293,8 @@ class SklearnDensity(Base):
             draws = _seeded(copy.copy(inner), generator).sample(n)
         if isinstance(draws, tuple):  # GaussianMixture returns (X, component) grouped by component
             draws = draws[0]
+        if hasattr(draws, "to_numpy"):  # a frame, after set_output; its array may be read-only
+            draws = draws.to_numpy(copy=True)
         draws = torch.as_tensor(draws).to(generator.device, torch.float64)
         return draws[torch.randperm(n, generator=generator, device=generator.device)]
 

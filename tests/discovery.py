@@ -5,8 +5,10 @@ import inspect
 import pkgutil
 
 from sklearn.base import BaseEstimator
+from sklearn.preprocessing import StandardScaler
 
 import siflow_sk
+from siflow_sk import InterpolantFlow
 from siflow_sk._component import Component
 
 
@@ -37,6 +39,9 @@ def all_estimators():
 
 
 def configured(cls, **params):
-    """An instance with those of ``params`` that the class has."""
+    """An instance with those of ``params`` that the class has; what must be given is given here."""
     known = inspect.signature(cls.__init__).parameters
+    if "steps" in known:
+        flow = configured(InterpolantFlow, **params)
+        return cls([("standardscaler", StandardScaler()), ("interpolantflow", flow)])
     return cls(**{name: value for name, value in params.items() if name in known})

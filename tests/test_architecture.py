@@ -15,6 +15,7 @@ ROOT = Path(siflow_sk.__file__).parent
 FLOORS = {
     "__init__": 5,
     "flow": 4,
+    "pipeline": 4,
     "_training": 3,
     "_tensors": 3,
     "_likelihood": 2,

@@ -842,7 +842,7 @@ def test_every_fitted_attribute_is_documented(frame):
 
 def test_every_parameter_is_documented_and_constrained():
     for cls in all_estimators():
-        names = set(cls().get_params(deep=False))
+        names = set(configured(cls).get_params(deep=False))
         assert [name for name in names if name not in cls.__doc__] == []
         assert set(cls._parameter_constraints) == names
 
