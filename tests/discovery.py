@@ -38,6 +38,11 @@ def all_estimators():
     return sorted(found, key=lambda cls: cls.__qualname__)
 
 
+def is_around(cls):
+    """Whether the class wraps another estimator."""
+    return bool({"steps", "estimator"} & set(inspect.signature(cls.__init__).parameters))
+
+
 def configured(cls, **params):
     """An instance with those of ``params`` that the class has; what must be given is given here."""
     known = inspect.signature(cls.__init__).parameters
