@@ -4,11 +4,20 @@ import os as _os
 
 import torch as _torch
 
+from ._about import show_versions
 from ._version import __version__
 from .flow import InterpolantFlow
+from .persistence import load
 from .pipeline import DensityPipeline, make_density_pipeline
 
-__all__ = ["DensityPipeline", "InterpolantFlow", "__version__", "make_density_pipeline"]
+__all__ = [
+    "DensityPipeline",
+    "InterpolantFlow",
+    "__version__",
+    "load",
+    "make_density_pipeline",
+    "show_versions",
+]
 
 if hasattr(_os, "register_at_fork"):
     # a forked child that inherits torch's thread pool hangs at its first parallel operation

@@ -1,6 +1,5 @@
 """InterpolantFlow: a density estimator for tables."""
 
-import copy
 import math
 import warnings
 from numbers import Integral, Real
@@ -368,13 +367,6 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         check_is_fitted(self)
         columns = ["stage", "iteration", "score", "learning_rate", "seconds"]
         return pd.DataFrame(self._checks, columns=columns)
-
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        if "velocity_" in state and self.device_ != "cpu":  # a pickle wakes anywhere
-            state["velocity_"] = copy.deepcopy(self.velocity_).cpu()
-            state["device_"] = "cpu"
-        return state
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "velocity_")

@@ -12,11 +12,12 @@ from torch.func import jvp
 from .. import _likelihood, _tensors
 from .._compat import _check_sample_weight, in_container
 from .._score import Fields, diffusion_of, fields, gaussian_moments, score_from_velocity
-from ..exceptions import SolverWarning
+from ..exceptions import DeviceWarning, SolverWarning
+from ..persistence import SaveMixin
 from ..velocities import velocity_and_divergence
 
 
-class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
+class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
     """Methods of an estimator with ``velocity_``, ``base_``, ``preprocessor_`` and ``solver_``."""
 
     def score_samples(self, X, t=1.0, return_error=False, target=None):
@@ -375,6 +376,19 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return V, div
 
     # -- helpers ------------------------------------------------------------------------------------------
+
+    def _place(self, device):
+        if not self.__sklearn_is_fitted__():
+            return
+        there = _tensors.resolve_device(device)
+        if device == "auto" and there.type == "cpu" and not self.device_.startswith("cpu"):
+            warnings.warn(
+                f"{type(self).__name__} was fitted on {self.device_!r}, which is not here; "
+                "it works on the CPU now.",
+                DeviceWarning,
+                stacklevel=4,
+            )
+        self.velocity_, self.device_ = self.velocity_.to(there), str(there)
 
     def _columns(self):
         names = getattr(self, "feature_names_in_", None)

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from .. import _tensors
 from .._compat import _BaseComposition, _check_sample_weight, _fit_context
 from ..bases import SklearnDensity
+from ..persistence import SaveMixin
 from ..preprocessing import Preprocessor
 from . import _steps
 
@@ -20,7 +21,7 @@ __all__ = ["DensityPipeline", "make_density_pipeline"]
 _MAX_ROUNDS = 100  # of drawing again what is outside of the image of a step
 
 
-class DensityPipeline(DensityMixin, _BaseComposition):
+class DensityPipeline(SaveMixin, DensityMixin, _BaseComposition):
     r"""Invertible steps, then a density estimator, with the density in the units of X.
 
     With :math:`z = T(x)` the composition of the steps and q the density fitted to z,
