@@ -4,7 +4,7 @@ import copy
 import math
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from tqdm.auto import tqdm
@@ -60,6 +60,18 @@ class History:
     checks: list = field(default_factory=list)  # dicts: stage, iteration, score, learning_rate, seconds
 
 
+@dataclass
+class Standing:
+    """Where training stands between two steps."""
+
+    stage: str = "start"  # then quadratic, regressed, and perhaps polish, polished
+    step: int = 0  # steps of this stage that are done
+    factor: float = 1.0  # of the learning rate of the polish
+    waited: int = 0  # checks without improvement
+    reductions: int = 0  # falls of the learning rate
+    reference: float = -math.inf  # score that the next one must surpass
+
+
 class Batches:
     """An endless stream of row numbers: one weighted systematic sample after the other.
 
@@ -109,16 +121,24 @@ class Trainer:
         self.iteration, self.rate = 0, 0.0
         self.interrupted = False
         self.start = time.perf_counter()
+        self.standing, self.optimisers = Standing(), []
+        self.between_steps = lambda: None  # called where training could be taken up again
+        self._random = None  # the generator's state at the end of a stage, or where to take it up again
 
     # -- the two stages ---------------------------------------------------------------------------------
 
     def regress(self):
         """The first stage: the quadratic loss."""
+        if self.standing.stage not in ("start", "quadratic"):  # done before the checkpoint
+            return self
         return self._stage(self._quadratic, self.settings.n_quadratic)
 
     def polish(self):
         """The second stage: likelihood, where validation rows guard it; then the best weights."""
-        if self.settings.n_polish and not self.interrupted and self._can_polish():
+        wanted = self.settings.n_polish and not self.interrupted and self.standing.stage != "polished"
+        if wanted and self._can_polish():
+            if self.standing.stage == "polish":  # candidates that follow this one have drawn numbers since
+                self.generator.set_state(self._random)
             self._stage(self._polish, self.settings.n_polish)
         return self
 
@@ -141,19 +161,32 @@ class Trainer:
                     stacklevel=6,
                 )
         self._restore()
+        self.standing.stage = {"quadratic": "regressed", "polish": "polished"}[name]
+        self._random = self.generator.get_state()
         return self
+
+    def _enter(self, stage, progress):
+        """Begin a stage, unless a checkpoint brought us into the midst of it."""
+        if self.standing.stage != stage:
+            self.standing = Standing(stage, reference=self.best_score)
+            self.average.load_state_dict(self.network.state_dict())
+            self.optimisers = self._optimisers()
+        progress.update(self.standing.step)
+        return self.standing
 
     def _quadratic(self, progress):
         s = self.settings
-        optimisers = self._optimisers()
+        here = self._enter("quadratic", progress)
         every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self._n_valid() // 10)
-        for step in range(s.n_quadratic):
+        for step in range(here.step, s.n_quadratic):
+            here.step = step
+            self.between_steps()
             rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
             x1 = self.data.x[self.batches.take(s.batch_size)]
             x0 = self.base.sample(len(x1), self.generator).to(x1)
             t = stratified_times(len(x1), self.generator, x1)
             loss = quadratic_loss(self.network, self.interpolant, t, x0, x1, self._noise(x1))
-            self._step(optimisers, loss, rate)
+            self._step(loss, rate)
             self.history.loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
@@ -168,32 +201,33 @@ class Trainer:
     def _polish(self, progress):
         """Likelihood through a short grid, starting from the best weights of the first stage."""
         s = self.settings
-        self.average.load_state_dict(self.network.state_dict())
-        optimisers = self._optimisers()
+        here = self._enter("polish", progress)
         passes = math.ceil(self.data.n_draws / s.polish_batch_size)
         every = max(1, min(s.n_polish // s.checks, min(50, max(10, 5 * passes))), self._n_valid() // 20)
-        factor, waited, reductions, reference = 1.0, 0, 0, self.best_score
-        for step in range(s.n_polish):
-            rate = factor * s.learning_rate * _warm_cosine(step, s.n_polish)
+        for step in range(here.step, s.n_polish):
+            here.step = step
+            self.between_steps()
+            rate = here.factor * s.learning_rate * _warm_cosine(step, s.n_polish)
             x = self.data.x[self.batches.take(min(s.polish_batch_size, self.data.n_draws))]
             knots = jittered_knots(s.polish_knots, self.generator, x)
             loss = likelihood_loss(self.network, self.base, x, knots, s.polish_penalty)
-            self._step(optimisers, loss, rate)
+            self._step(loss, rate)
             self.history.polish_loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
                 self._check("polish", progress)
-                waited = 0 if self.best_score > reference + s.tol else waited + 1
-                reference = max(reference, self.best_score) if waited == 0 else reference
+                here.waited = 0 if self.best_score > here.reference + s.tol else here.waited + 1
+                here.reference = max(here.reference, self.best_score) if here.waited == 0 else here.reference
                 diverged = self.history.checks[-1]["score"] < self.best_score - s.fall
-                patience = s.patience if reductions == 0 else max(1, s.patience // 2)
-                if waited >= patience or diverged:
-                    if reductions == s.n_reductions:
+                patience = s.patience if here.reductions == 0 else max(1, s.patience // 2)
+                if here.waited >= patience or diverged:
+                    if here.reductions == s.n_reductions:
                         break
-                    factor, waited, reductions = factor * s.reduction, 0, reductions + 1
+                    here.factor, here.waited = here.factor * s.reduction, 0
+                    here.reductions += 1
                     self._restore()
                     self.average.load_state_dict(self.network.state_dict())
-                    optimisers = self._optimisers()  # forget the momentum that led away
+                    self.optimisers = self._optimisers()  # forget the momentum that led away
 
     def _can_polish(self):
         """Polish needs a validation guard, a finite likelihood, and a base with a gradient."""
@@ -221,7 +255,7 @@ class Trainer:
             chosen.append(torch.optim.AdamW(other, betas=(0.9, 0.99), weight_decay=0.0, foreach=True))
         return chosen
 
-    def _step(self, optimisers, loss, rate):
+    def _step(self, loss, rate):
         parameters = list(self.network.parameters())
         for p in parameters:
             p.grad = None
@@ -232,7 +266,7 @@ class Trainer:
         scale = torch.where(torch.isfinite(norm), (self.settings.clip / (norm + 1e-6)).clamp_max(1.0), 0.0)
         for g in gradients:
             g.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
-        for optimiser in optimisers:
+        for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.step()
@@ -292,6 +326,46 @@ class Trainer:
     def _restore(self):
         if self.best is not None:
             self.network.load_state_dict(self.best)
+
+    # -- taking training up again -----------------------------------------------------------------------
+
+    def state(self):
+        """All that a new trainer needs to go on as this one would, as plain values and tensors."""
+        between = self.standing.stage in ("regressed", "polished")
+        history = {name: [float(v) for v in getattr(self.history, name)] for name in ("loss", "polish_loss")}
+        return {
+            "standing": asdict(self.standing),
+            "random": self._random if between else self.generator.get_state(),
+            "rest": self.batches.rest,
+            "network": dict(self.network.state_dict()),
+            "average": dict(self.average.state_dict()),
+            "best": None if self.best is None else dict(self.best),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "history": {**history, "checks": self.history.checks},
+            "seconds": time.perf_counter() - self.start,
+            **{name: getattr(self, name) for name in _NUMBERS},
+        }
+
+    def load_state(self, state):
+        """Take up what ``state()`` of a trainer with the same parts and settings returned."""
+        self.standing = Standing(**state["standing"])
+        self._random = state["random"]
+        self.generator.set_state(self._random)
+        self.batches.rest = state["rest"].to(self.batches.edges.device)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        best = state["best"]
+        self.best = best and {name: value.to(self.data.x.device) for name, value in best.items()}
+        self.optimisers = self._optimisers() if state["optimisers"] else []
+        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(stored)
+        self.history = History(**state["history"])
+        self.start = time.perf_counter() - state["seconds"]
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
+
+
+_NUMBERS = ("best_score", "best_iteration", "iteration", "rate")
 
 
 def _warm_cosine(step, n_steps, warm=50, end=0.05):

@@ -77,7 +77,9 @@ def split(n, fraction, generator):
     return order[n_valid:].sort().values, order[:n_valid]
 
 
-def fit_parts(parts, x, weight, n_draws, settings, *, fraction, seed, device, verbose=0, fitted=None):
+def fit_parts(
+    parts, x, weight, n_draws, settings, *, fraction, seed, device, verbose=0, fitted=None, checkpoint=None
+):
     """Train the flow of ``parts`` on rows ``x``.
 
     Parameters
@@ -98,6 +100,9 @@ def fit_parts(parts, x, weight, n_draws, settings, *, fraction, seed, device, ve
     verbose : int
     fitted : tuple (preprocessor, base, network), default=None
         Go on from these.
+    checkpoint : object, default=None
+        Its ``states`` are what earlier trainers left; its ``offer(take)`` is called between steps, its
+        ``keep(take)`` at the end, with a function that takes the states of all trainers.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def fit_parts(parts, x, weight, n_draws, settings, *, fraction, seed, device, ve
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     rows = (torch.arange(len(x)), None) if fraction is None else split(len(x), fraction, generator)
-    trained = []
+    trained, trainers = [], []
     with torch.inference_mode(False), torch.enable_grad():
         for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
             if fitted is None:
@@ -118,6 +123,9 @@ def fit_parts(parts, x, weight, n_draws, settings, *, fraction, seed, device, ve
             else:
                 base, network = fitted[1], copy.deepcopy(fitted[2]).float().requires_grad_(True)
             trainer = Trainer(network, base, parts["interpolant"], data, settings, generator, verbose)
+            trainers.append(trainer)
+            if checkpoint is not None:
+                _attach(checkpoint, trainers)
             try:
                 trained.append((trainer.regress(), preprocessor))
                 interrupted = trainer.interrupted
@@ -136,7 +144,17 @@ def fit_parts(parts, x, weight, n_draws, settings, *, fraction, seed, device, ve
         trainer, preprocessor = max(trained, key=lambda pair: pair[0].best_score)
         if not interrupted:
             trainer.polish()
+        if checkpoint is not None and not (interrupted or trainer.interrupted):
+            checkpoint.keep(lambda: [t.state() for t in trainers])
     return Fitted(preprocessor, trainer.base, trainer.network, trainer)
+
+
+def _attach(checkpoint, trainers):
+    """Let the newest trainer go on where its predecessor was killed, and offer checkpoints as it goes."""
+    trainer, index = trainers[-1], len(trainers) - 1
+    if index < len(checkpoint.states):
+        trainer.load_state(checkpoint.states[index])
+    trainer.between_steps = lambda: checkpoint.offer(lambda: [t.state() for t in trainers])
 
 
 def _candidates(preprocessor, can_compare, fitted):

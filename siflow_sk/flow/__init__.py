@@ -13,9 +13,11 @@ from .. import _likelihood, _tensors
 from .._compat import HasMethods, Interval, StrOptions, _check_sample_weight, _fit_context
 from .._component import SlotsMixin, resolve
 from .._training import fit_parts, make_settings
+from .._version import __version__
 from ..bases import BASES, as_base
 from ..exceptions import TrainingWarning
 from ..interpolants import INTERPOLANTS
+from ..persistence import OpenCheckpoint, digest_of, in_words
 from ..preprocessing import PREPROCESSORS
 from ..solvers import SOLVERS
 from ..velocities import VELOCITIES
@@ -222,7 +224,7 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     # -- fitting ----------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None, checkpoint=None):
         """Fit the flow to the rows of X.
 
         A fit that fails, on bad input or anything else, leaves the estimator as it was, fitted or not.
@@ -233,6 +235,10 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         y : Ignored
         sample_weight : array-like of shape (n_samples,), default=None
             Weights; a whole number means the same as repeating the row.
+        checkpoint : str, path-like or Checkpoint, default=None
+            A file that is written once a minute, or as a :class:`~siflow_sk.persistence.Checkpoint` says, and
+            at the end of training.  When it is there already, training goes on from it, and ends on the same
+            machine as if it had never stopped.  The file stays: delete it when the model is safe.
 
         Returns
         -------
@@ -242,14 +248,15 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            NaN, infinity, masked or identical rows, a parameter that cannot be used.
+            NaN, infinity, masked or identical rows, a parameter that cannot be used, a checkpoint of other
+            data or parameters.
         TypeError
             Sparse or structured input, dates.
         """
         before = dict(self.__dict__)
         try:
             continues = self.warm_start and self.__sklearn_is_fitted__()
-            self._fit(X, sample_weight, continues=continues, one_pass=False)
+            self._fit(X, sample_weight, continues=continues, one_pass=False, checkpoint=checkpoint)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -283,11 +290,13 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
             raise
         return self
 
-    def _fit(self, X, sample_weight, *, continues, one_pass):
+    def _fit(self, X, sample_weight, *, continues, one_pass, checkpoint=None):
         parts = {slot: self._resolve(slot) for slot in self._slots}
         _likelihood.rehearse(parts["solver"])
         device = _tensors.resolve_device(self.device)
-        seed = _tensors.draw_seed(self.random_state)
+        checkpoint = None if checkpoint is None else OpenCheckpoint(checkpoint)
+        resumes = checkpoint is not None and self.random_state is None and checkpoint.seed is not None
+        seed = checkpoint.seed if resumes else _tensors.draw_seed(self.random_state)
         X = _tensors.check_table(self, X, reset=not continues, min_samples=1 if continues and one_pass else 2)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if not weight.sum() > 0:
@@ -301,6 +310,8 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
             _tensors.warn_about(rows, len(X), weight, active, names, X.dtype == np.float32)
         x, weight = _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
 
+        if checkpoint is not None:
+            checkpoint.belongs_to(self._call(rows, weight.numpy(), n_draws, device, continues), seed)
         settings, stop_early = make_settings(self, *x.shape, n_draws, parts["velocity"], one_pass=one_pass)
         made = fit_parts(
             parts,
@@ -313,6 +324,7 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
             device=device,
             verbose=self.verbose,
             fitted=(self.preprocessor_, self.base_, self.velocity_) if continues else None,
+            checkpoint=checkpoint,
         )
         network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
         data = made.trainer.data
@@ -330,6 +342,22 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)
         self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
+
+    def _call(self, rows, weight, n_draws, device, continues):
+        """What a checkpoint must agree with, name to text."""
+        leave = ("random_state", "verbose", "device", "inference_dtype")
+        parameters = {k: v for k, v in self.get_params(deep=False).items() if k not in leave}
+        start = [self.preprocessor_, self.base_, self.velocity_] if continues else None
+        return {
+            "class": type(self).__name__,
+            **{name: in_words(value, f"{type(self).__name__}.{name}") for name, value in parameters.items()},
+            "X": f"{rows.shape[0]} x {rows.shape[1]} distinct, {digest_of(rows)}",
+            "sample_weight": f"{n_draws} in all, {digest_of(weight)}",
+            "the model to go on from": in_words(start, "start"),
+            "device": str(device),
+            "torch": str(torch.__version__),
+            "siflow_sk": __version__,
+        }
 
     def _resolve(self, slot):
         value = getattr(self, slot)

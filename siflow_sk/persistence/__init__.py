@@ -12,11 +12,21 @@ from sklearn.base import BaseEstimator
 
 from .._version import __version__
 from ..exceptions import VersionWarning
+from ._checkpoint import Checkpoint, OpenCheckpoint, digest_of, in_words
 from ._codec import Decoder, Encoder, UnknownClass
 from ._container import FORMAT_VERSION, pack, read, write
 from ._registry import Entry, add, register
 
-__all__ = ["FORMAT_VERSION", "SaveMixin", "load", "register"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Checkpoint",
+    "OpenCheckpoint",
+    "SaveMixin",
+    "digest_of",
+    "in_words",
+    "load",
+    "register",
+]
 
 _PACKAGE = __name__.split(".")[0]
 

@@ -74,8 +74,10 @@ def _slot(digest):
     return f'"sha256":"{digest}"'.encode()
 
 
-def write(path, data):
+def write(path, data, beside=None):
     """Put ``data`` at ``path``: after a failure of any kind, whatever was there is still there.
+
+    It is written ``beside``, by default under a name of its own, and renamed when it is on the disk.
 
     Raises
     ------
@@ -88,8 +90,8 @@ def write(path, data):
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no directory {folder!r}; make it first.")
-    beside = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part"
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    beside = beside or f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
