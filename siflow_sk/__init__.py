@@ -7,12 +7,14 @@ import torch as _torch
 from ._about import show_versions
 from ._version import __version__
 from .flow import InterpolantFlow
+from .outlier import InterpolantOutlierDetector
 from .persistence import load
 from .pipeline import DensityPipeline, make_density_pipeline
 
 __all__ = [
     "DensityPipeline",
     "InterpolantFlow",
+    "InterpolantOutlierDetector",
     "__version__",
     "load",
     "make_density_pipeline",

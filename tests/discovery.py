@@ -49,4 +49,6 @@ def configured(cls, **params):
     if "steps" in known:
         flow = configured(InterpolantFlow, **params)
         return cls([("standardscaler", StandardScaler()), ("interpolantflow", flow)])
+    if "estimator" in known:
+        params = {**params, "estimator": configured(InterpolantFlow, **params)}
     return cls(**{name: value for name, value in params.items() if name in known})
