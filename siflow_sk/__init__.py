@@ -6,6 +6,7 @@ import torch as _torch
 
 from ._about import show_versions
 from ._version import __version__
+from .classifier import InterpolantClassifier
 from .flow import InterpolantFlow
 from .outlier import InterpolantOutlierDetector
 from .persistence import load
@@ -13,6 +14,7 @@ from .pipeline import DensityPipeline, make_density_pipeline
 
 __all__ = [
     "DensityPipeline",
+    "InterpolantClassifier",
     "InterpolantFlow",
     "InterpolantOutlierDetector",
     "__version__",

@@ -19,13 +19,15 @@ _RESOLUTION = np.finfo(np.float64).eps
 # -- tables in -------------------------------------------------------------------------------------------
 
 
-def check_table(estimator, X, *, reset, min_samples=1):
+def check_table(estimator, X, *, reset, min_samples=1, y="no_validation"):
     """Validate a table as scikit-learn does, and refuse by name what it would silently misread.
 
     Returns
     -------
     X : ndarray of shape (n_samples, n_features), float64 or float32
         Never a copy of an array that already has one of these types.
+    y : ndarray of shape (n_samples,)
+        Only where ``y`` was passed.
 
     Raises
     ------
@@ -37,7 +39,7 @@ def check_table(estimator, X, *, reset, min_samples=1):
     X = _plain(X)
     try:
         return validate_data(
-            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=min_samples
+            estimator, X, y, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=min_samples
         )
     except ValueError as error:
         if "could not convert string" in str(error):

@@ -15,6 +15,7 @@ ROOT = Path(siflow_sk.__file__).parent
 FLOORS = {
     "__init__": 6,
     "outlier": 5,
+    "classifier": 5,
     "flow": 4,
     "pipeline": 4,
     "_training": 3,
