@@ -50,5 +50,5 @@ def configured(cls, **params):
         flow = configured(InterpolantFlow, **params)
         return cls([("standardscaler", StandardScaler()), ("interpolantflow", flow)])
     if "estimator" in known:
-        params = {**params, "estimator": configured(InterpolantFlow, **params)}
+        params = {**params, "estimator": configured(InterpolantFlow, random_state=0, **params)}
     return cls(**{name: value for name, value in params.items() if name in known})
