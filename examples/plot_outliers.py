@@ -57,7 +57,7 @@ for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
     flagged = np.mean(detector.predict(malignant.to_numpy()) == -1)
     false = np.mean(detector.predict(test.to_numpy()) == -1)
     axis.set(
-        title=f"{name}: flags {flagged:.0%} of the malignant, {false:.0%} of the benign", xlabel=columns[0]
+        title=f"{name}\nflags {flagged:.0%} of the malignant, {false:.0%} of the benign", xlabel=columns[0]
     )
     axis.title.set_fontsize(9)
 axes[0].set_ylabel(columns[1])
@@ -120,6 +120,6 @@ plt.show()
 
 # %%
 # With so few ordinary rows, nearly normal within a class, the flow is level with a single normal density, and
-# the isolation forest is better in the mean: the middle class of the irises lies between the two others, where
-# a smooth density is high. A flow is worth its time where the ordinary rows have a shape that a normal density
-# lacks; compare the two before deciding.
+# the isolation forest is better in the mean: the middle class of the irises lies between the two others, and
+# there a smooth density is high. A flow is worth its time where the ordinary rows have a shape that a normal
+# density lacks; compare the two before deciding.
