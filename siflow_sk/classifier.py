@@ -70,7 +70,8 @@ class InterpolantClassifier(ClassifierMixin, BaseEstimator):
     >>> from sklearn.datasets import load_iris
     >>> from siflow_sk import InterpolantClassifier, InterpolantFlow
     >>> X, y = load_iris(return_X_y=True)
-    >>> flow = InterpolantFlow(max_iter=30, random_state=0)
+    >>> from siflow_sk.velocities import MLP
+    >>> flow = InterpolantFlow(velocity=MLP(width=32), max_iter=50, random_state=0)
     >>> classifier = InterpolantClassifier(flow).fit(X[::2], y[::2])
     >>> classifier.predict_proba(X[1:4:2]).shape
     (2, 3)
