@@ -58,9 +58,10 @@ def entry_named(name):
     return _by_name.get(name) if isinstance(name, str) else None
 
 
-def add_own(cls):
-    """Enter a class of this package under its public name, ``siflow_sk.<room>.<class>``."""
+def own(cls):
+    """Enter a class of this package, named ``siflow_sk.<room>.<class>``; a decorator for helper classes."""
     add(Entry(cls, ".".join([*_public(cls.__module__), cls.__qualname__])))
+    return cls
 
 
 def _public(module):
@@ -159,7 +160,7 @@ def _fill():
         for module in seen:
             for cls in vars(module).values():
                 if isinstance(cls, type) and f"{cls.__module__}.".startswith(f"{room.__name__}."):
-                    add_own(cls)
+                    own(cls)
     for cls in FOREIGN:
         add(Entry(cls, f"sklearn.{cls.__name__}"))
     add(Entry(KernelDensity, "sklearn.KernelDensity", _kernel_density_state, _kernel_density))
