@@ -17,18 +17,41 @@ BLOCK = 256
 
 
 def in_blocks(function, x, *others):
-    """Apply ``function`` to blocks of ``BLOCK`` rows and join the tuples of tensors that it returns."""
-    results = []
-    for start in range(0, len(x), BLOCK):
-        rows = min(BLOCK, len(x) - start)
-        block = [_padded(a[start : start + rows]) for a in (x, *others)]
-        results.append([a[:rows] for a in function(*block)])
+    """Apply ``function`` to blocks of ``BLOCK`` rows and join the tuples of tensors that it returns.
+
+    A device that runs out of memory gets blocks of half the size from there on.  Their products may round
+    differently.
+
+    Raises
+    ------
+    MemoryError
+        Not even one row fits.
+    """
+    size, start, results = BLOCK, 0, []
+    while start < len(x):
+        parts = [a[start : start + size] for a in (x, *others)]
+        try:
+            found = function(*(_padded(a, size) for a in parts))
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise MemoryError(
+                    f"a single row of {x.shape[1]} columns does not fit into the memory of {x.device}; take "
+                    "a smaller velocity, or device='cpu'."
+                ) from error
+            found = None
+        if found is None:  # outside of the handler, whose traceback holds on to tensors
+            size //= 2
+            if x.is_cuda:
+                torch.cuda.empty_cache()
+            continue
+        results.append([a[: len(parts[0])] for a in found])
+        start += size
     return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
-def _padded(x):
-    """Repeat the first row until the block is full."""
-    missing = BLOCK - len(x)
+def _padded(x, size):
+    """Repeat the first row until there are ``size`` rows."""
+    missing = size - len(x)
     return torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
 
 
@@ -42,37 +65,26 @@ def _flow_with_divergence(velocity):
 
 
 def transport(velocity, solver, x, t0, t1):
-    """Points ``x`` ``(n, d)`` carried from time ``t0`` to ``t1``; rows that could not be solved are NaN."""
+    """Points ``x`` ``(n, d)`` carried from time ``t0`` to ``t1``; rows that could not be solved are NaN.
 
-    def block(points):
-        return solver.integrate(_flow(velocity), (points,), t0, t1)
-
-    with torch.no_grad():
-        return in_blocks(block, x)[0]
-
-
-def path_energy(velocity, solver, x):
-    r"""The energy :math:`\int_0^1 |v_t(X_t)|^2 dt` of the solutions that start at ``x`` ``(n, d)``, ``(n,)``.
-
-    A third entry of the state, so that the solver's steps see it too.  A solver with a grid chose it for
-    the log-density, not for this, and is replaced by its adaptive one.
+    Rows that a solver with a fallback leaves without a finite result are tried once more by that.
     """
 
-    def field(t, state):
-        value = velocity(t, state[0])
-        return value, (value * value).sum(1)
-
     def block(points):
-        return solver.integrate(field, (points, points.new_zeros(len(points))), 0.0, 1.0)
+        (moved,) = solver.integrate(_flow(velocity), (points,), t0, t1)
+        return (torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, math.nan),)
 
-    if hasattr(solver, "fallback"):
-        solver = solver.fallback(x.dtype)
-    velocity = hold_weights(velocity)
     with torch.no_grad():
-        return in_blocks(block, x)[1]
+        moved = in_blocks(block, x)[0]
+        if hasattr(solver, "fallback"):
+            redo = torch.isnan(moved).any(1) & torch.isfinite(x).all(1)
+            if redo.any():
+                solver = solver.fallback(x.dtype)
+                moved[redo] = in_blocks(block, x[redo])[0]
+    return moved
 
 
-def log_density(velocity, known, solver, x, t=1.0, t_known=0.0):
+def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False):
     r"""Log-density at time ``t`` from the one that is known at ``t_known``, and an error estimate.
 
     .. math:: \log\rho_t(x) = \log\rho_s(X_{t,s}(x)) - \int_s^t \nabla\cdot v_\tau(X_{t,\tau}(x))\,d\tau
@@ -91,6 +103,8 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0):
     t : float, or tensor of shape (n, 1)
         A time for every row: the clocks of all rows then run over [0, 1], each at its own rate.
     t_known : float, default=0.0
+    verify : bool, default=False
+        Estimate the error by a second solution with smaller steps, which takes about twice as long again.
 
     Returns
     -------
@@ -99,26 +113,91 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0):
     error : tensor of shape (n,)
         Estimated numerical error in nats; NaN for a solver that makes no estimate.
     """
+    rows = (x, t.to(x)) if isinstance(t, torch.Tensor) else (x,)
+
+    def attempt(solver, rows):
+        def block(points, *times):
+            state = (points, points.new_zeros(len(points)))
+            if times:
+                clock = _on_unit_clock(field, times[0], t_known)
+                (latent, change), error = _solve(solver, clock, state, 1.0, 0.0)
+            else:
+                (latent, change), error = _solve(solver, field, state, t, t_known)
+            # a step that overflowed is not a density of zero
+            solved = torch.isfinite(latent).all(1) & torch.isfinite(change)
+            value = known.log_prob(torch.where(solved[:, None], latent, 0.0)) + change
+            return torch.where(solved, value, math.nan), torch.where(solved, error, math.nan)
+
+        return in_blocks(block, *rows)
+
+    def verified(solver, rows, value, error):
+        if not hasattr(solver, "finer"):
+            return error
+        better, _ = attempt(solver.finer(rows[0].dtype), rows)
+        return _distance(value, better) + error / 32.0 + _rounding(value)
+
+    with torch.no_grad():
+        field = _flow_with_divergence(velocity)
+        value, error = attempt(solver, rows)
+        redo = torch.zeros_like(value, dtype=torch.bool)
+        if hasattr(solver, "fallback"):
+            redo = _to_redo(solver, x, value, error)
+        if verify and not redo.all():
+            error = torch.where(redo, error, verified(solver, rows, value, error))
+        if redo.any():
+            solver, rows = solver.fallback(x.dtype), [a[redo] for a in rows]
+            value[redo], error[redo] = attempt(solver, rows)
+            if verify:
+                error[redo] = verified(solver, rows, value[redo], error[redo])
+    return value, error
+
+
+def _distance(value, better):
+    """Twice the distance to a better solution; infinite where that failed, zero between two -inf."""
+    distance = torch.where(value == better, 0.0, 2.0 * (value - better).abs())
+    return torch.where(torch.isnan(better), math.inf, distance)
+
+
+def _rounding(value):
+    """What the rounding of the dtype does to a log-density, at least."""
+    size = 10.0 + torch.where(torch.isfinite(value), value.abs(), 0.0)
+    return 8.0 * torch.finfo(value.dtype).eps * size
+
+
+def probe_error(velocity, solver, x, t=1.0, t_known=0.0):
+    r"""Standard error of a log-density whose divergence is estimated by probes, ``(n,)``; else zero.
+
+    The motion of a row does not depend on the probes, so its log-density is the mean of one integral per
+    probe, :math:`\int e_i^\top (\nabla v) e_i\,dt`, and the spread of these over :math:`\sqrt m` is the
+    standard error over draws of the probes.  NaN for a single probe.
+    """
+    if getattr(velocity, "probes", None) is None:
+        return x.new_zeros(len(x))
 
     def block(points, *times):
-        state = (points, points.new_zeros(len(points)))
+        start = field(points.new_tensor(t_known), (points,))[1]
+        state = (points, torch.zeros_like(start))
         if times:
-            clock = _on_unit_clock(field, times[0], t_known)
-            (latent, change), error = _solve(solver, clock, state, 1.0, 0.0)
+            (_, integrals), _ = _solve(solver, _on_unit_clock(field, times[0], t_known), state, 1.0, 0.0)
         else:
-            (latent, change), error = _solve(solver, field, state, t, t_known)
-        return known.log_prob(latent) + change, error
+            (_, integrals), _ = _solve(solver, field, state, t, t_known)
+        m = integrals.shape[1]
+        return (integrals.std(1) / math.sqrt(m) if m > 1 else torch.full_like(integrals[:, 0], math.nan),)
+
+    def field(at, state):
+        return velocity.value_and_probes(at, state[0])
 
     rows = (x, t.to(x)) if isinstance(t, torch.Tensor) else (x,)
     with torch.no_grad():
-        field = _flow_with_divergence(velocity)
-        value, error = in_blocks(block, *rows)
-        if hasattr(solver, "fallback"):
-            redo = ~(error <= solver.tol) & torch.isfinite(x).all(1) & ~torch.isneginf(value)
-            if redo.any():
-                solver = solver.fallback(x.dtype)
-                value[redo], error[redo] = in_blocks(block, *(a[redo] for a in rows))
-    return value, error
+        return in_blocks(block, *rows)[0]
+
+
+def _to_redo(solver, x, value, error):
+    """Rows for the fallback: not solved, or not to the tolerance of a solver that has one."""
+    redo = torch.isnan(value)
+    if hasattr(solver, "tol"):
+        redo = redo | ~((error <= solver.tol) | torch.isneginf(value))
+    return redo & torch.isfinite(x).all(1)
 
 
 def _solve(solver, field, state, t0, t1):
@@ -194,7 +273,7 @@ def exact_score(velocity, base, solver, x, t):
     with torch.no_grad():
         score, error = in_blocks(block, x)
         if hasattr(solver, "fallback"):
-            redo = ~(error <= solver.tol) & torch.isfinite(x).all(1)
+            redo = _to_redo(solver, x, score.sum(1), error)
             if redo.any():
                 solver = solver.fallback(x.dtype)
                 score[redo] = in_blocks(block, x[redo])[0]

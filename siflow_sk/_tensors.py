@@ -15,6 +15,9 @@ from .exceptions import DataWarning
 _DATES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
 _RESOLUTION = np.finfo(np.float64).eps
 
+# more rows than a fit with default settings draws
+MOST_ROWS = 2**20
+
 
 # -- tables in -------------------------------------------------------------------------------------------
 
@@ -139,6 +142,34 @@ def canonical(X, weight):
     whole = bool(np.all(total == np.rint(total)))
     n_draws = int(total.sum()) if whole and total.sum() < 2**31 else len(start)
     return rows[start], total / total.sum(), n_draws
+
+
+def thin(X, weight, limit, seed):
+    """At most about ``limit`` distinct rows, drawn by a hash of their values; fewer rows are left alone.
+
+    Equal rows are kept or left out together, so integer weights still equal repetition, and which rows are
+    kept does not depend on their order.  Beside the rows kept it takes some numbers per row of X.
+    """
+    if len(X) <= limit:
+        return X, weight
+    hashes = np.empty(len(X), dtype=np.uint64)
+    for rows in row_chunks(*X.shape):
+        hashes[rows] = _row_hashes(X[rows], seed)
+    hashes[weight == 0] = np.iinfo(np.uint64).max
+    keep = np.flatnonzero((hashes <= np.partition(hashes, limit - 1)[limit - 1]) & (weight > 0))
+    return X[keep], weight[keep]
+
+
+def _row_hashes(X, seed):
+    """Of each row one number, uniform over 64 bits; equal for equal rows."""
+    bits = np.ascontiguousarray(X.astype(np.float64) + 0.0).view(np.uint64)  # merges -0.0 and 0.0
+    mixed = np.full(len(X), seed, dtype=np.uint64)
+    for column in bits.T:  # the finaliser of splitmix64 (Steele et al., OOPSLA 2014)
+        mixed = (mixed ^ column) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 def column_names(estimator, n_features):

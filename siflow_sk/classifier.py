@@ -13,7 +13,6 @@ from . import _tensors
 from ._compat import HasMethods, Interval, _check_sample_weight, _fit_context
 from .exceptions import DataWarning
 from .flow import InterpolantFlow
-from .persistence import SaveMixin, own
 
 __all__ = ["InterpolantClassifier"]
 
@@ -23,7 +22,7 @@ _CONSTANT = (
 _SMALLEST = 1e-3  # the spread given to it, at least, as a share of the column's standard deviation
 
 
-class InterpolantClassifier(SaveMixin, ClassifierMixin, BaseEstimator):
+class InterpolantClassifier(ClassifierMixin, BaseEstimator):
     r"""One density per class, and Bayes' rule.
 
     .. math:: P(y = k \mid x) = \frac{\pi_k\, p_k(x)}{\sum_l \pi_l\, p_l(x)}
@@ -270,7 +269,6 @@ class InterpolantClassifier(SaveMixin, ClassifierMixin, BaseEstimator):
         return self.classes_[best]
 
 
-@own
 class _Pooled:
     """Means of the classes, and what all classes share: the covariance about the means."""
 

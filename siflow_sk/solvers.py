@@ -12,6 +12,7 @@ import warnings
 import torch
 
 from ._component import Component
+from .exceptions import SolverWarning
 
 # Butcher tableaus as data: rows of A, weights b, nodes c
 _EULER = ([[]], [1.0], [0.0])
@@ -105,7 +106,13 @@ def _size(error):
 
 
 class Solver(Component):
-    """Base of the solvers; an author writes ``integrate(f, state, t0, t1)``."""
+    """Base of the solvers; an author writes ``integrate(f, state, t0, t1)``.
+
+    A solver may also have ``fallback(dtype)``, another solver for the rows that it leaves not finite; with
+    ``integrate_with_error``, which returns the state and an estimate of the error per row, and ``tol``, for
+    those whose estimate is larger as well.  ``finer(dtype)``, the same with much smaller errors, verifies the
+    estimate where a user asks for it.
+    """
 
     def integrate(self, f, state, t0, t1):
         """State at time ``t1`` from ``state`` (tuple of tensors) at time ``t0``."""
@@ -150,6 +157,10 @@ class RungeKutta(Solver):
         steps = max(1, math.ceil(self.n_steps * abs(t1 - t0) - 1e-9))
         knots = torch.linspace(t0, t1, steps + 1, dtype=state[0].dtype, device=state[0].device)
         return on_knots(f, state, knots, self.method)
+
+    def fallback(self, dtype):
+        """The adaptive solver for rows on which equal steps blow up."""
+        return _adaptive(1e-6, dtype)
 
 
 def on_knots(f, state, knots, method="rk4"):
@@ -231,6 +242,12 @@ class DormandPrince(Solver):
         nan = tuple(torch.full_like(y, math.nan) for y in state)
         return _where(failed, nan, state), total
 
+    def finer(self, dtype):
+        """The same at a thirty-second of the tolerances."""
+        floor = 10.0 * torch.finfo(dtype).eps
+        rtol, atol = (max(tol / 32.0, floor) for tol in (self.rtol, self.atol))
+        return DormandPrince(rtol=rtol, atol=atol, max_steps=4 * int(self.max_steps))
+
     def _norm(self, state, new, error, rtol):
         """Root mean square over the entries of a row, ``(n, 1)``; NaN counts as infinite."""
         squares, size = 0.0, 0
@@ -246,11 +263,17 @@ class DormandPrince(Solver):
         if not self.rtol >= floor:
             warnings.warn(
                 f"rtol={self.rtol!r} is below what {dtype} can resolve; {floor:.1e} is used.",
-                UserWarning,
+                SolverWarning,
                 stacklevel=2,
             )
             return floor
         return self.rtol
+
+
+def _adaptive(tol, dtype):
+    """Dormand-Prince at ``tol``, or at what the dtype can resolve."""
+    tol = max(tol, 10.0 * torch.finfo(dtype).eps)
+    return DormandPrince(rtol=tol, atol=tol)
 
 
 def _where(mask, new, old):
@@ -340,8 +363,15 @@ class Grid(Solver):
 
     def fallback(self, dtype, factor=1e-2):
         """The adaptive solver for rows that the grid does not solve, at ``factor`` times the tolerance."""
-        tol = max(factor * self.tol, 10.0 * torch.finfo(dtype).eps)
-        return DormandPrince(rtol=tol, atol=tol)
+        return _adaptive(factor * self.tol, dtype)
+
+    def finer(self, dtype):
+        """The grid with every step halved."""
+        finer = type(self)(tol=self.tol, max_steps=self.max_steps)
+        middle = 0.5 * (self.knots_[1:] + self.knots_[:-1])
+        finer.knots_ = torch.cat([self.knots_, middle]).sort().values
+        finer.n_steps_, finer.safety_ = len(finer.knots_) - 1, self.safety_
+        return finer
 
     def _error_density(self, f, state, t0, t1, n_probe=24):
         """Median over rows of the local error on equal steps, as a density in t on (0, 1)."""
@@ -472,6 +502,10 @@ class TorchDiffEq(Solver):
                 f"torchdiffeq's {self.method} stopped: {error}. Loosen rtol and atol, or use solver='grid'."
             ) from error
         return tuple(y[-1] for y in path)
+
+    def fallback(self, dtype):
+        """An adaptive solver for rows that are not finite."""
+        return _adaptive(1e-6, dtype)
 
 
 SOLVERS = {"grid": Grid, "dopri5": DormandPrince, "rk4": RungeKutta, "torchdiffeq": TorchDiffEq}

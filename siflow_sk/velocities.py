@@ -271,6 +271,10 @@ class _ResidualNetwork(nn.Module):
             return exact_divergence(self.forward, t, x)
         return probed_divergence(self.forward, t, x, self.probes.to(x))
 
+    def value_and_probes(self, t, x):
+        """Velocity and one estimate of the divergence per probe, ``(n, m)``."""
+        return self.forward(t, x), probe_products(self.forward, t, x, self.probes.to(x))
+
     def divergence(self, t, x):
         return self.value_and_divergence(t, x)[1]
 
@@ -287,12 +291,17 @@ def probed_divergence(v, t, x, probes):
         Entries +1 or -1, the same for every row and every time, so that the flow that is integrated is one
         well-defined ordinary differential equation.
     """
+    return v(t, x), probe_products(v, t, x, probes).mean(1)
+
+
+def probe_products(v, t, x, probes):
+    r""":math:`e_i^\top (\nabla v) e_i` of every row and probe, ``(n, m)``; see :func:`probed_divergence`."""
 
     def product(probe):
         _, dv = jvp(lambda y: v(t, y), (x,), (probe.expand_as(x),))
         return (dv * probe).sum(1)
 
-    return v(t, x), vmap(product, chunk_size=16)(probes).mean(0)
+    return vmap(product, out_dims=1, chunk_size=16)(probes)
 
 
 class ResidualMLP(Velocity):
@@ -306,9 +315,10 @@ class ResidualMLP(Velocity):
     activation : {"silu", "tanh", "softplus"}, default="silu"
     divergence : {"exact", "hutchinson"}, default="exact"
         ``"exact"``: d forward-mode products.  ``"hutchinson"``: ``n_probes`` random products, cheaper for
-        many columns; the probes are drawn once, so log-densities repeat but carry a systematic error.
+        many columns; the probes are drawn once, so log-densities repeat but carry a systematic error, whose
+        standard error ``score_samples(X, return_error=True)`` counts in.
     n_probes : int, default=4
-        Only for ``"hutchinson"``.
+        Only for ``"hutchinson"``; with a single one the standard error is unknown (NaN).
     n_frequencies : int, default=4
     time_width : int, default=64
 

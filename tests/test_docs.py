@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -107,16 +108,7 @@ def test_every_public_part_is_in_the_reference():
     for section in page.split(".. currentmodule:: ")[1:]:
         module = section.split("\n", 1)[0]
         listed |= {f"{module}.{name}" for name in re.findall(r"^   (\w+)$", section, re.MULTILINE)}
-    rooms = [
-        "interpolants",
-        "bases",
-        "couplings",
-        "velocities",
-        "preprocessing",
-        "solvers",
-        "exceptions",
-        "datasets",
-    ]
+    rooms = ["interpolants", "bases", "velocities", "preprocessing", "solvers", "exceptions", "datasets"]
     public = {f"siflow_sk.{name}" for name in siflow_sk.__all__ if not name.startswith("_")}
     for room in rooms:
         module = importlib.import_module(f"siflow_sk.{room}")
@@ -134,3 +126,15 @@ def test_every_public_part_is_in_the_reference():
         if not hasattr(importlib.import_module(name.rpartition(".")[0]), name.split(".")[-1])
     }
     assert missing == set()
+
+
+def test_the_table_of_faults_is_current():
+    """``python docs/faults.py`` writes it from the names of the tests."""
+    specification = importlib.util.spec_from_file_location("faults", ROOT / "docs" / "faults.py")
+    faults = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(faults)
+    assert faults.PAGE.read_text(encoding="utf-8") == faults.page(), "run python docs/faults.py"
+    numbers = [row[0] for _, rows in faults.catalogue() for row in rows]
+    assert numbers == list(range(1, 78))
+    assert set(faults.tests()) <= set(numbers)
+    assert "test_faults.py::test_fault_01_nan" in faults.tests()[1]

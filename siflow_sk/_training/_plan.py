@@ -17,7 +17,6 @@ class Fitted:
 
     preprocessor: object
     base: object
-    interpolant: object
     network: torch.nn.Module
     trainer: Trainer
 
@@ -86,7 +85,7 @@ def fit_parts(
     Parameters
     ----------
     parts : dict
-        Fresh ``interpolant``, ``base``, ``coupling``, ``velocity`` and ``preprocessor``.
+        Fresh ``interpolant``, ``base``, ``velocity`` and ``preprocessor``.
     x : tensor of shape (n, d), float64
         Distinct rows.
     weight : tensor of shape (n,), float64
@@ -123,8 +122,7 @@ def fit_parts(
                 network = network.float().to(device)
             else:
                 base, network = fitted[1], copy.deepcopy(fitted[2]).float().requires_grad_(True)
-            path = copy.deepcopy(parts["interpolant"])  # a learnable one starts afresh for every candidate
-            trainer = Trainer(network, base, path, data, settings, generator, verbose, parts["coupling"])
+            trainer = Trainer(network, base, parts["interpolant"], data, settings, generator, verbose)
             trainers.append(trainer)
             if checkpoint is not None:
                 _attach(checkpoint, trainers)
@@ -148,7 +146,7 @@ def fit_parts(
             trainer.polish()
         if checkpoint is not None and not (interrupted or trainer.interrupted):
             checkpoint.keep(lambda: [t.state() for t in trainers])
-    return Fitted(preprocessor, trainer.base, trainer.interpolant, trainer.network, trainer)
+    return Fitted(preprocessor, trainer.base, trainer.network, trainer)
 
 
 def _attach(checkpoint, trainers):

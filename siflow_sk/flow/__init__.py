@@ -15,7 +15,6 @@ from .._component import SlotsMixin, resolve
 from .._training import fit_parts, make_settings
 from .._version import __version__
 from ..bases import BASES, as_base
-from ..couplings import COUPLINGS
 from ..exceptions import TrainingWarning
 from ..interpolants import INTERPOLANTS
 from ..persistence import OpenCheckpoint, digest_of, in_words
@@ -27,7 +26,6 @@ from ._fitted import FittedMixin
 _PART_METHODS = {
     "interpolant": ("alpha", "beta", "point", "velocity"),
     "base": ("fit", "log_prob", "sample"),
-    "coupling": ("pair",),
     "velocity": ("build",),
     "preprocessor": ("fit", "forward", "inverse"),
     "solver": ("integrate",),
@@ -55,15 +53,12 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
 
     Parameters
     ----------
-    interpolant : {"trigonometric", "linear", "fourier"} or Interpolant, default="trigonometric"
-        The path between base and data; ``"fourier"`` is learnt, towards the shortest.
+    interpolant : {"trigonometric", "linear"} or Interpolant, default="trigonometric"
+        The path between base and data.
     base : {"normal", "gaussian", "student_t", "uniform"} or part, default="normal"
         Density at t = 0, in the space after the preprocessor.  A part is a
         :class:`~siflow_sk.bases.Base`, a scikit-learn density estimator with ``score_samples`` and
         ``sample`` (a clone is fitted), or a ``torch.distributions.Distribution``.
-    coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
-        Which base points are joined to which rows.  ``"optimal_transport"`` assigns them inside each batch:
-        a shorter path, see :meth:`path_length`, but the score no longer follows from the velocity.
     velocity : {"mlp", "residual"} or part, default="mlp"
         The network; ``"mlp"`` has a closed-form divergence and is the better one on tables.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
@@ -111,7 +106,7 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
 
     Attributes
     ----------
-    interpolant_, base_, coupling_, velocity_, preprocessor_, solver_ : object
+    interpolant_, base_, velocity_, preprocessor_, solver_ : object
         The parts as ``fit`` made them; ``velocity_`` is the trained ``torch.nn.Module``, ``solver_`` holds
         the time grid that was chosen.
     n_features_in_ : int
@@ -157,7 +152,6 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     _slots = {
         "interpolant": INTERPOLANTS,
         "base": BASES,
-        "coupling": COUPLINGS,
         "velocity": VELOCITIES,
         "preprocessor": PREPROCESSORS,
         "solver": SOLVERS,
@@ -182,14 +176,11 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    coupling = "independent"  # of files from before there was a choice
-
     def __init__(
         self,
         *,
         interpolant="trigonometric",
         base="normal",
-        coupling="independent",
         velocity="mlp",
         preprocessor="gaussianize",
         solver="grid",
@@ -211,7 +202,6 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     ):
         self.interpolant = interpolant
         self.base = base
-        self.coupling = coupling
         self.velocity = velocity
         self.preprocessor = preprocessor
         self.solver = solver
@@ -237,7 +227,9 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     def fit(self, X, y=None, sample_weight=None, checkpoint=None):
         """Fit the flow to the rows of X.
 
-        A fit that fails, on bad input or anything else, leaves the estimator as it was, fitted or not.
+        A fit that fails, on bad input or anything else, leaves the estimator as it was, fitted or not.  Of
+        more than 1,048,576 rows, and more than ``max_iter`` batches hold, a random share of that size is kept
+        in memory; a memory-mapped X is never copied whole.
 
         Parameters
         ----------
@@ -263,14 +255,10 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         TypeError
             Sparse or structured input, dates.
         """
-        before = dict(self.__dict__)
-        try:
-            continues = self.warm_start and self.__sklearn_is_fitted__()
-            self._fit(X, sample_weight, continues=continues, one_pass=False, checkpoint=checkpoint)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        twin = self._twin()
+        continues = self.warm_start and self.__sklearn_is_fitted__()
+        twin._fit(X, sample_weight, continues=continues, one_pass=False, checkpoint=checkpoint)
+        self.__dict__ = twin.__dict__
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -291,19 +279,19 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         self : InterpolantFlow
             The estimator.
         """
-        before = dict(self.__dict__)
-        try:
-            self._fit(X, sample_weight, continues=self.__sklearn_is_fitted__(), one_pass=True)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        twin = self._twin()
+        twin._fit(X, sample_weight, continues=self.__sklearn_is_fitted__(), one_pass=True)
+        self.__dict__ = twin.__dict__
         return self
+
+    def _twin(self):
+        """The same attributes in another object, to fit: a failure leaves no trace, a success is one step."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def _fit(self, X, sample_weight, *, continues, one_pass, checkpoint=None):
         parts = {slot: self._resolve(slot) for slot in self._slots}
-        if continues and repr(self.interpolant_) == repr(parts["interpolant"]):
-            parts["interpolant"] = self.interpolant_  # with what it has learnt
         _likelihood.rehearse(parts["solver"])
         device = _tensors.resolve_device(self.device)
         checkpoint = None if checkpoint is None else OpenCheckpoint(checkpoint)
@@ -313,6 +301,8 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if not weight.sum() > 0:
             raise ValueError("sample_weight: at least one weight must be greater than zero.")
+        if not one_pass:
+            X, weight = _tensors.thin(X, weight, self._most_rows(), seed)
         rows, weight, n_draws = _tensors.canonical(X, weight)
         names = _tensors.column_names(self, X.shape[1])
         if continues:
@@ -325,19 +315,25 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         if checkpoint is not None:
             checkpoint.belongs_to(self._call(rows, weight.numpy(), n_draws, device, continues), seed)
         settings, stop_early = make_settings(self, *x.shape, n_draws, parts["velocity"], one_pass=one_pass)
-        made = fit_parts(
-            parts,
-            x,
-            weight,
-            n_draws,
-            settings,
-            fraction=self.validation_fraction if stop_early else None,
-            seed=seed,
-            device=device,
-            verbose=self.verbose,
-            fitted=(self.preprocessor_, self.base_, self.velocity_) if continues else None,
-            checkpoint=checkpoint,
-        )
+        try:
+            made = fit_parts(
+                parts,
+                x,
+                weight,
+                n_draws,
+                settings,
+                fraction=self.validation_fraction if stop_early else None,
+                seed=seed,
+                device=device,
+                verbose=self.verbose,
+                fitted=(self.preprocessor_, self.base_, self.velocity_) if continues else None,
+                checkpoint=checkpoint,
+            )
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"{device} ran out of memory while training on {len(x)} rows of {x.shape[1]} columns in "
+                f"batches of {settings.batch_size}; lower batch_size or take a smaller velocity or the CPU."
+            ) from error
         network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
         data = made.trainer.data
         reference = data.x if data.x_valid is None else torch.cat([data.x_valid, data.x])
@@ -350,9 +346,8 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
             self._spread = np.ptp(rows[:, ~active], axis=0)
             self.constant_features_ = np.flatnonzero(~active)
             self._n_features_out = int(active.sum())
-        self.interpolant_, self.base_, self.velocity_ = made.interpolant, made.base, network
+        self.interpolant_, self.base_, self.velocity_ = parts["interpolant"], made.base, network
         self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)
-        self.coupling_ = parts["coupling"]
         self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
 
@@ -371,6 +366,13 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
             "torch": str(torch.__version__),
             "siflow_sk": __version__,
         }
+
+    def _most_rows(self):
+        """No more rows than training can draw are worth their memory."""
+        if self.max_iter == "auto":
+            return _tensors.MOST_ROWS
+        batch_size = 512 if self.batch_size == "auto" else int(self.batch_size)
+        return max(_tensors.MOST_ROWS, int(self.max_iter) * batch_size)
 
     def _resolve(self, slot):
         value = getattr(self, slot)

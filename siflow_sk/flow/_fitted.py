@@ -12,7 +12,6 @@ from torch.func import jvp
 from .. import _likelihood, _tensors
 from .._compat import _check_sample_weight, in_container
 from .._score import Fields, diffusion_of, fields, gaussian_moments, score_from_velocity
-from ..couplings import Independent
 from ..exceptions import DeviceWarning, SolverWarning
 from ..persistence import SaveMixin
 from ..velocities import velocity_and_divergence
@@ -34,7 +33,8 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             Time in [0, 1], one for all rows or one for each: 1 is the data, 0 the base carried to the units
             of X.
         return_error : bool, default=False
-            Also return an estimate of the numerical error of each row, in nats.
+            Also return an estimate of the numerical error of each row, in nats.  Every row is solved once
+            more with smaller steps for it; the log-densities are the same to the bit.
         target : density estimator, default=None
             A fitted estimator whose ``score_samples`` is the known log-density of the data, in the units of
             X.  The density then comes from that end, :math:`\log\rho_t(x) = \log\rho_1(X_{t,1}(x)) +
@@ -47,7 +47,9 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             Nats, units of X.  ``-inf`` only where the density is zero; NaN, with a
             :class:`~siflow_sk.exceptions.SolverWarning`, where the equation could not be solved.
         error : ndarray of shape (n_samples,)
-            Only if ``return_error``.
+            Only if ``return_error``.  NaN where the log-density is, and for a solver that makes no estimate
+            (``"rk4"``, ``"torchdiffeq"``).  A velocity that estimates its divergence by probes
+            (``ResidualMLP(divergence="hutchinson")``) adds the standard error of that, which no bound is.
 
         Raises
         ------
@@ -59,13 +61,16 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         known, t_known = (self.base_, 0.0) if target is None else (_KnownTarget(self, target), 1.0)
         values, errors = np.empty(len(X)), np.empty(len(X) if return_error else 0)
         for rows in _tensors.row_chunks(*X.shape):
-            z, log_det, outside = self._forward(X[rows])
+            z, log_det, outside, far = self._forward(X[rows])
             time = t if isinstance(t, float) else _tensors.to_tensor(t[rows, None]).to(z)
-            value, error = _likelihood.log_density(self.velocity_, known, self.solver_, z, time, t_known)
+            value, error = _likelihood.log_density(
+                self.velocity_, known, self.solver_, z, time, t_known, verify=return_error
+            )
             value = value.double().cpu() + log_det
-            value[outside] = -math.inf
+            value[outside | far] = -math.inf
             values[rows] = _tensors.to_array(value)
             if return_error:
+                error = error + _likelihood.probe_error(self.velocity_, self.solver_, z, time, t_known)
                 errors[rows] = _tensors.to_array(error)
         self._report_unsolved(np.isnan(values))
         return (values, errors) if return_error else values
@@ -125,6 +130,7 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         for rows in _tensors.row_chunks(*out.shape):
             z = self.base_.sample(rows.stop - rows.start, generator)
             out[rows] = self._to_rows(carry(self._to_network(z), generator))
+        self._report_unsolved(np.isnan(out).any(axis=1))
         return in_container(self, out, self._columns())
 
     def transport(self, X, t_from, t_to, *, method="ode", diffusion="sigma", n_steps=100, random_state=None):
@@ -173,8 +179,9 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         generator = _tensors.make_generator(_tensors.draw_seed(random_state), self.device_)
         out = np.empty_like(X)
         for rows in _tensors.row_chunks(*X.shape):
-            z, _, _ = self._forward(X[rows])
-            out[rows] = self._to_rows(carry(z, generator))
+            z, _, _, far = self._forward(X[rows])
+            out[rows] = self._to_rows(_nan_where(far, carry(z, generator)))
+        self._report_unsolved(np.isnan(out).any(axis=1))
         return in_container(self, out, self._columns(), container)
 
     def transform(self, X):
@@ -192,9 +199,9 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X = self._check(X)
         Z = np.empty((len(X), self._n_features_out), dtype=X.dtype)
         for rows in _tensors.row_chunks(*X.shape):
-            z, _, _ = self._forward(X[rows])
+            z, _, _, far = self._forward(X[rows])
             latent = _likelihood.transport(self.velocity_, self.solver_, z, 1.0, 0.0)
-            Z[rows] = _tensors.to_array(latent, X.dtype)
+            Z[rows] = _tensors.to_array(_nan_where(far, latent), X.dtype)
         self._report_unsolved(np.isnan(Z).any(axis=1))
         return Z
 
@@ -221,6 +228,7 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         out = np.empty((len(Z), self.n_features_in_), dtype=Z.dtype)
         for rows in _tensors.row_chunks(*out.shape):
             out[rows] = self._to_rows(carry(self._to_network(_tensors.to_tensor(Z[rows]))))
+        self._report_unsolved(np.isnan(out).any(axis=1))
         return in_container(self, out, self._columns(), X)
 
     def velocity_field(self, t, X):
@@ -289,9 +297,9 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise ValueError(f"method must be 'exact' or 'velocity', got {method!r}.")
         t, X = _check_time(t, "t"), self._check(X)
         moments = self._moments() if method == "velocity" else None
-        score = np.zeros((len(X), self.n_features_in_), dtype=X.dtype)
+        score, unsolved = np.zeros((len(X), self.n_features_in_), dtype=X.dtype), np.empty(len(X), dtype=bool)
         for rows in _tensors.row_chunks(*X.shape):
-            z, _, outside = self._forward(X[rows])
+            z, _, outside, far = self._forward(X[rows])
             if method == "exact":
                 s = _likelihood.exact_score(self.velocity_, self.base_, self.solver_, z, t)
             else:
@@ -300,8 +308,10 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 x = _tensors.to_tensor(X[rows][:, self._active]).requires_grad_(True)
                 z, log_det = self.preprocessor_.forward(x)
                 (s,) = torch.autograd.grad((z * s.double().cpu()).sum() + log_det.sum(), x)
-            s[outside] = math.nan
+            unsolved[rows] = _tensors.to_array(torch.isnan(s).any(1), bool)
+            s[outside | far] = math.nan
             score[rows, self._active] = _tensors.to_array(s)
+        self._report_unsolved(unsolved)
         return score
 
     def latent_fields(self, t, X):
@@ -332,46 +342,10 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         t, X = _check_time(t, "t"), self._check(X)
         moments, parts = self._moments(), []
         for rows in _tensors.row_chunks(*X.shape):
-            z, _, _ = self._forward(X[rows])
-            parts.append(self._in_blocks_at(t, z, fields, moments))
+            z, _, _, far = self._forward(X[rows])
+            parts.append([_nan_where(far, a) for a in self._in_blocks_at(t, z, fields, moments)])
         joined = (np.concatenate([_tensors.to_array(p) for p in part]) for part in zip(*parts, strict=True))
         return dict(zip(Fields._fields, joined, strict=True))
-
-    def path_length(self, n_samples=4096, random_state=None):
-        r"""Kinetic energy of the flow, :math:`\int_0^1 E|v_t(X_t)|^2 dt` with :math:`X_0\sim\rho_0`.
-
-        At least the squared Wasserstein distance :math:`W_2^2` of base and data, and equal to it for optimal
-        transport, whose solutions are straight lines at constant speed (Benamou & Brenier, 2000).  A shorter
-        path needs fewer steps of the solver.  Learnable paths and couplings shorten it (arXiv:2209.15571,
-        prop. 2).
-
-        Parameters
-        ----------
-        n_samples : int, default=4096
-            Solutions that the mean is taken over.
-        random_state : int, RandomState instance or None, default=None
-            Draws their starting points.
-
-        Returns
-        -------
-        energy : float
-            In the space of the flow, after the preprocessor, where one unit is about a standard deviation of
-            the data; the units of X (squared) with ``preprocessor="none"``.  Nothing is averaged over
-            columns.
-        standard_error : float
-            Of ``energy``, from the spread between solutions; NaN for ``n_samples=1``.
-        """
-        check_is_fitted(self)
-        n = len(_tensors.check_n_samples(n_samples, 1))
-        generator = _tensors.make_generator(_tensors.draw_seed(random_state), self.device_)
-        energy = np.empty(n)
-        for rows in _tensors.row_chunks(n, self._n_features_out):
-            start = self._to_network(self.base_.sample(rows.stop - rows.start, generator))
-            energy[rows] = _tensors.to_array(_likelihood.path_energy(self.velocity_, self.solver_, start))
-        self._report_unsolved(np.isnan(energy))
-        energy = energy[~np.isnan(energy)]
-        error = energy.std(ddof=1) / math.sqrt(len(energy)) if len(energy) > 1 else math.nan
-        return float(energy.mean()) if len(energy) else math.nan, float(error)
 
     def _in_blocks_at(self, t, z, function, moments):
         def block(points):
@@ -383,12 +357,6 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _moments(self):
         like = torch.empty(0, self._n_features_out, dtype=self._network_dtype, device=self.device_)
         moments = gaussian_moments(self.base_, like)
-        coupling = getattr(self, "coupling_", Independent())  # older files have none
-        if not isinstance(coupling, Independent):
-            raise ValueError(
-                f"coupling={coupling!r} makes base and data dependent, so the score does not follow "
-                'from the velocity; fit with coupling="independent", or use score_function(method="exact").'
-            )
         if moments is None:
             raise ValueError(
                 f"base={self.base!r} is not Gaussian, so the score does not follow from the velocity; fit "
@@ -445,15 +413,19 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return z.to(self.device_, self._network_dtype)
 
     def _forward(self, X):
-        """Latent points, log-determinant of the preprocessing, rows outside of the support."""
+        """Latent points, log-determinant of the preprocessing, rows outside of the support, rows too far.
+
+        Too far is what the dtype cannot hold; such a row goes through the flow as 0, and the caller says
+        what becomes of it.
+        """
         off = ~self._active
         value = self._constant[off]
         # what rounding to this dtype can do, and what the rows that fit saw did
         slack = self._spread + 8 * np.finfo(X.dtype).eps * np.abs(value)
         outside = _tensors.to_tensor((np.abs(X[:, off] - value) > slack).any(axis=1), torch.bool)
         z, log_det = self.preprocessor_.forward(_tensors.to_tensor(X[:, self._active]))
-        far = ~torch.isfinite(self._to_network(z)).all(1).cpu()  # beyond what the dtype can hold
-        return self._to_network(torch.where(far[:, None], 0.0, z)), log_det, outside | far
+        far = ~torch.isfinite(self._to_network(z)).all(1).cpu()
+        return self._to_network(torch.where(far[:, None], 0.0, z)), log_det, outside, far
 
     def _carrier(self, t_from, t_to, method="ode", diffusion="sigma", n_steps=100):
         """A function that carries latent points from one time to another."""
@@ -480,7 +452,6 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _to_rows(self, z):
         """Rows of X from latent points of any time."""
         x = self.preprocessor_.inverse(z.double().cpu())
-        self._report_unsolved(np.isnan(_tensors.to_array(x)).any(axis=1))
         out = np.tile(self._constant, (len(x), 1))
         out[:, self._active] = _tensors.to_array(x)
         return out
@@ -494,6 +465,11 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 SolverWarning,
                 stacklevel=3,
             )
+
+
+def _nan_where(rows, values):
+    """NaN in ``rows``, a mask on the host."""
+    return torch.where(rows[:, None].to(values.device), math.nan, values)
 
 
 class _KnownTarget:

@@ -1,0 +1,255 @@
+"""Memory: blocks that do not fit, rows that are never copied whole, no growth with the number of rows."""
+
+import gc
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick
+
+from siflow_sk import _likelihood, _tensors
+from siflow_sk.velocities import MLP, Velocity
+
+# -- a device that runs out of memory ----------------------------------------------------------------------
+
+
+class Hungry(torch.nn.Module):
+    """A network that runs out of memory on more than ``limit`` rows, as CUDA does."""
+
+    def __init__(self, network, limit):
+        super().__init__()
+        self.network, self.limit, self.sizes = network, limit, []
+
+    def value_and_divergence(self, t, x):
+        self.sizes.append(len(x))
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(x)} rows.")
+        return self.network.value_and_divergence(t, x)
+
+    def forward(self, t, x):
+        return self.value_and_divergence(t, x)[0]
+
+
+@pytest.fixture
+def hungry(moons_flow):
+    """The fitted flow behind a network that takes only some rows at a time."""
+
+    def make(limit):
+        flow = quick()
+        flow.__dict__.update(vars(moons_flow))
+        flow.velocity_ = Hungry(moons_flow.velocity_, limit)
+        return flow
+
+    return make
+
+
+@pytest.mark.parametrize("limit", [255, 64, 1])
+@pytest.mark.parametrize("method", ["score_samples", "transform", "inverse_transform"])
+def test_fault_54_out_of_memory_halves_the_block(method, limit, hungry, moons_flow, moons):
+    X = moons[:280] if limit > 1 else moons[:20]
+    flow = hungry(limit)
+    found = getattr(flow, method)(X)
+    np.testing.assert_allclose(found, getattr(moons_flow, method)(X), rtol=1e-9, atol=1e-9)
+    sizes = flow.velocity_.sizes
+    assert sizes[0] == _likelihood.BLOCK
+    # each size that did not fit was tried once, and what fits is kept
+    assert [n for n in sizes if n > limit] == [256 // 2**k for k in range(9) if 256 // 2**k > limit]
+    assert set(sizes[-10:]) == {max(256 // 2**k for k in range(9) if 256 // 2**k <= limit)}
+
+
+def test_fault_54_not_even_one_row_fits(hungry, moons):
+    with pytest.raises(
+        MemoryError, match=r"a single row of 2 columns does not fit into the memory of cpu; take"
+    ):
+        hungry(0).score_samples(moons)
+
+
+def test_fault_54_other_errors_are_not_swallowed():
+    def broken(x):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        _likelihood.in_blocks(broken, torch.zeros(3, 2))
+
+
+class Fed(Velocity):
+    """Out of memory in training once ``full`` is set."""
+
+    full = False
+
+    def __init__(self, width=8):
+        self.width = width
+
+    def build(self, n_features, generator):
+        network = MLP(width=self.width).build(n_features, generator)
+        network.register_forward_pre_hook(self.check)
+        return network
+
+    @staticmethod
+    def check(module, arguments):
+        if Fed.full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_fault_55_out_of_memory_in_training(moons, monkeypatch):
+    """The advice, and the model of the fit before."""
+    flow = quick(velocity=Fed(), batch_size=100).fit(moons)
+    before = flow.score_samples(moons)
+    monkeypatch.setattr(Fed, "full", True)
+    with pytest.raises(
+        RuntimeError,
+        match=r"cpu ran out of memory .* 300 rows of 2 columns in batches of 100; lower batch_size",
+    ):
+        flow.fit(moons)
+    monkeypatch.setattr(Fed, "full", False)
+    np.testing.assert_array_equal(flow.score_samples(moons), before)
+
+
+# -- more rows than training draws -------------------------------------------------------------------------
+
+
+def test_thinning_keeps_or_drops_equal_rows_together(moons):
+    X = np.concatenate([moons, moons[:50], moons[:20]])
+    kept, weight = _tensors.thin(X, np.ones(len(X)), 100, 0)
+    distinct, counts = np.unique(kept, axis=0, return_counts=True)
+    assert 60 < len(distinct) <= 100
+    for row, count in zip(distinct, counts, strict=True):
+        assert count == (X == row).all(axis=1).sum()
+    assert len(weight) == len(kept)
+    order = np.random.default_rng(0).permutation(len(X))
+    again, _ = _tensors.thin(X[order], np.ones(len(X)), 100, 0)
+    np.testing.assert_array_equal(np.unique(again, axis=0), distinct)
+    other, _ = _tensors.thin(X, np.ones(len(X)), 100, 1)
+    assert not np.array_equal(np.unique(other, axis=0), distinct)
+    assert _tensors.thin(X, weight, len(X), 0)[0] is X
+
+
+def test_thinning_is_a_fair_draw():
+    """Kept values of 40,000 follow the uniform law (Kolmogorov-Smirnov, level 1e-6), zeros have one sign."""
+    from scipy.stats import kstest
+
+    X = np.linspace(0.0, 1.0, 40_000)[:, None]
+    kept, _ = _tensors.thin(X, np.ones(len(X)), 4000, 3)
+    assert len(kept) == 4000
+    assert kstest(kept[:, 0], "uniform").pvalue > 1e-6
+    a, b = np.zeros((1, 3)), -np.zeros((1, 3))
+    assert _tensors._row_hashes(a, 0) == _tensors._row_hashes(b, 0)
+    swapped = _tensors._row_hashes(np.array([[1.0, 2.0], [2.0, 1.0]]), 0)
+    assert swapped[0] != swapped[1]
+
+
+def test_rows_of_weight_zero_are_not_drawn(moons):
+    weight = np.zeros(300)
+    weight[:40] = 2.0
+    kept, kept_weight = _tensors.thin(moons, weight, 100, 0)
+    assert len(kept) == 40
+    assert (kept_weight == 2.0).all()
+
+
+def test_a_thinned_fit_still_takes_weights_for_repetition(moons, monkeypatch):
+    monkeypatch.setattr(_tensors, "MOST_ROWS", 150)
+    small = {"max_iter": 1, "batch_size": 100, "polish": 5}
+    weight = np.random.default_rng(0).integers(1, 3, 300)
+    weighted = quick(**small).fit(moons, sample_weight=weight)
+    repeated = quick(**small).fit(np.repeat(moons, weight, axis=0))
+    assert np.isfinite(weighted.score(moons))
+    # the draws are of about 150 rows each, of other multiplicities: alike, not equal
+    assert abs(weighted.score(moons) - repeated.score(moons)) < 1.0
+
+
+# -- memory-mapped tables ----------------------------------------------------------------------------------
+
+SCRIPT = """
+import gc, json, sys, threading, time, tracemalloc
+import numpy as np
+from siflow_sk import InterpolantFlow, _tensors
+from siflow_sk.benchmarks._timing import return_free_memory
+from siflow_sk.solvers import RungeKutta
+from siflow_sk.velocities import MLP
+
+def anonymous():  # resident memory that no file stands behind; 0 where the system does not tell
+    if not sys.platform.startswith("linux"):
+        return 0
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon"):
+            return 1024 * int(line.split()[1])
+
+def growth(function):
+    gc.collect()
+    return_free_memory()
+    peak, stop, before = [0], threading.Event(), anonymous()
+    def watch():
+        while not stop.wait(0.01):
+            peak[0] = max(peak[0], anonymous() - before)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    tracemalloc.start()
+    result = function()
+    traced = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    stop.set()
+    thread.join()
+    return result, traced, peak[0]
+
+path, n, d, copied = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "copy"
+X = np.memmap(path, dtype=np.float32, mode="r", shape=(n, d))
+if copied:
+    table = X
+    class Copying(InterpolantFlow):
+        def score_samples(self, X, **more):
+            return super().score_samples(np.array(X), **more)
+    InterpolantFlow = Copying
+_tensors.MOST_ROWS = 1500
+small = {"max_iter": 3, "polish": 2, "batch_size": 64, "velocity": MLP(width=4)}
+small["solver"] = RungeKutta("euler", 1)  # what is measured does not depend on the work
+flow = InterpolantFlow(**small, preprocessor="standardize", random_state=0)
+flow.fit(np.array(X[:1000]))  # what is loaded at first use
+flow.score_samples(X[:1000])
+_, traced_fit, anonymous_fit = growth(lambda: None if copied else flow.fit(X))
+scores, traced_score, anonymous_score = growth(lambda: flow.score_samples(X))
+print(json.dumps({
+    "traced_fit": traced_fit, "anonymous_fit": anonymous_fit, "traced_score": traced_score,
+    "anonymous_score": anonymous_score, "finite": bool(np.isfinite(scores).all()), "rows": len(scores),
+}))
+"""
+
+
+def in_a_process(path, n, d, how="map"):
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SCRIPT), path, str(n), str(d), how],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """100,000 rows of 128 columns, 51 MB on disk."""
+    path, n, d = tmp_path_factory.mktemp("table") / "table.f32", 100_000, 128
+    X = np.memmap(path, dtype=np.float32, mode="w+", shape=(n, d))
+    rng = np.random.default_rng(0)
+    for start in range(0, n, 10_000):
+        X[start : start + 10_000] = rng.standard_normal((10_000, d), dtype=np.float32)
+    X.flush()
+    del X
+    gc.collect()
+    return str(path), n, d
+
+
+def test_a_memory_mapped_table_is_fitted_and_scored_without_a_copy(table):
+    path, n, d = table
+    size = 4 * n * d
+    found = in_a_process(path, n, d)
+    assert found["finite"]
+    assert found["rows"] == n
+    for name in ("traced_fit", "anonymous_fit", "traced_score", "anonymous_score"):
+        assert found[name] < 0.5 * size, (name, found)
+    assert in_a_process(path, n, d, "copy")["traced_score"] > size  # a copy would be seen
