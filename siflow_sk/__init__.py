@@ -11,12 +11,14 @@ from .flow import InterpolantFlow
 from .outlier import InterpolantOutlierDetector
 from .persistence import load
 from .pipeline import DensityPipeline, make_density_pipeline
+from .transport import InterpolantTransport
 
 __all__ = [
     "DensityPipeline",
     "InterpolantClassifier",
     "InterpolantFlow",
     "InterpolantOutlierDetector",
+    "InterpolantTransport",
     "__version__",
     "load",
     "make_density_pipeline",

@@ -84,6 +84,27 @@ def transport(velocity, solver, x, t0, t1):
     return moved
 
 
+def path_energy(velocity, solver, x):
+    r"""The energy :math:`\int_0^1 |v_t(X_t)|^2 dt` of the solutions that start at ``x`` ``(n, d)``, ``(n,)``.
+
+    A third entry of the state, so that the solver's steps see it too.  A solver with a grid chose it for
+    the log-density, not for this, and is replaced by its adaptive one.
+    """
+
+    def field(t, state):
+        value = velocity(t, state[0])
+        return value, (value * value).sum(1)
+
+    def block(points):
+        return solver.integrate(field, (points, points.new_zeros(len(points))), 0.0, 1.0)
+
+    if hasattr(solver, "fallback"):
+        solver = solver.fallback(x.dtype)
+    velocity = hold_weights(velocity)
+    with torch.no_grad():
+        return in_blocks(block, x)[1]
+
+
 def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False):
     r"""Log-density at time ``t`` from the one that is known at ``t_known``, and an error estimate.
 

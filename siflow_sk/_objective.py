@@ -41,6 +41,17 @@ def quadratic_loss(velocity, interpolant, t, x0, x1, z=None):
     return (residual * residual).sum(1).mean()
 
 
+def path_gain(velocity, interpolant, t, x0, x1):
+    r"""Mean of :math:`|v_t(x_t)|^2 - 2\,\dot x_t\cdot v_t(x_t)`, which a learnable path increases.
+
+    At the exact velocity this is minus the kinetic energy, and its gradient in the path is that of the
+    minimum over velocities (arXiv:2209.15571, prop. 2).  It differs from :func:`quadratic_loss` by
+    :math:`E|\dot x_t|^2`, which depends on the path.
+    """
+    value, rate = velocity(t, interpolant.point(t, x0, x1)), interpolant.velocity(t, x0, x1)
+    return (value * value - 2.0 * value * rate).sum(1).mean()
+
+
 def noise_and_rate(interpolant, t):
     """The noise gamma and its rate gamma' at times inside (0, 1), from the variance gamma^2."""
     variance, rate = jvp(interpolant.variance, (t,), (torch.ones_like(t),))

@@ -13,6 +13,7 @@ from . import _tensors
 from ._compat import HasMethods, Interval, _check_sample_weight, _fit_context
 from .exceptions import DataWarning
 from .flow import InterpolantFlow
+from .persistence import SaveMixin, own
 
 __all__ = ["InterpolantClassifier"]
 
@@ -22,7 +23,7 @@ _CONSTANT = (
 _SMALLEST = 1e-3  # the spread given to it, at least, as a share of the column's standard deviation
 
 
-class InterpolantClassifier(ClassifierMixin, BaseEstimator):
+class InterpolantClassifier(SaveMixin, ClassifierMixin, BaseEstimator):
     r"""One density per class, and Bayes' rule.
 
     .. math:: P(y = k \mid x) = \frac{\pi_k\, p_k(x)}{\sum_l \pi_l\, p_l(x)}
@@ -269,6 +270,7 @@ class InterpolantClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[best]
 
 
+@own
 class _Pooled:
     """Means of the classes, and what all classes share: the covariance about the means."""
 

@@ -109,7 +109,106 @@ class Trigonometric(Interpolant):
         return 0.5 * math.pi * torch.cos(0.5 * math.pi * t)
 
 
-INTERPOLANTS = {"linear": Linear, "trigonometric": Trigonometric}
+class Fourier(Interpolant):
+    r"""A path that is learnt: quarter circles with Fourier coefficients that ``fit`` chooses.
+
+    .. math:: \alpha = \cos\frac{\pi t}2 + \frac1M\sum_{m=1}^M a_m\sin(\pi m t), \qquad
+              \beta = \sin\frac{\pi t}2 + \frac1M\sum_{m=1}^M b_m\sin(\pi m t)
+
+    keep the ends for any coefficients.  They solve the max-min problem
+
+    .. math:: \max_{a, b} \min_v E\left[|v_t(x_t)|^2 - 2\,\dot x_t\cdot v_t(x_t)\right]
+              = -\min_{a, b} \int_0^1 E|v_t(x_t)|^2 dt,
+
+    the path with the least kinetic energy (arXiv:2209.15571, prop. 2), by gradient ascent: one step of the
+    coefficients, the velocity held, after every ``n_velocity_steps`` steps of the velocity.  Over the last
+    third of the quadratic stage they stand still, so that the velocity settles to them.  See
+    :meth:`siflow_sk.InterpolantFlow.path_length`.
+
+    Parameters
+    ----------
+    n_modes : int, default=4
+        The number M of sines.
+    learning_rate : float, default=0.01
+        Of the coefficients (Adam), lowered linearly to zero.
+    n_velocity_steps : int, default=2
+        Steps of the velocity to one of the path.
+
+    Attributes
+    ----------
+    coefficients_ : tensor of shape (2, n_modes)
+        a and b, zero before ``fit``.
+
+    Raises
+    ------
+    ValueError
+        A parameter that cannot be used; coefficients that grow beyond 10 or are no longer finite while they
+        are learnt.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from siflow_sk.interpolants import Fourier
+    >>> path = Fourier(n_modes=1).start()
+    >>> path.coefficients_[:] = torch.tensor([[-0.2], [0.1]])
+    >>> path.alpha(torch.tensor([0.0, 0.5, 1.0])).round(decimals=3).abs()
+    tensor([1.0000, 0.5070, 0.0000])
+    """
+
+    largest = 10.0
+
+    def __init__(self, n_modes=4, learning_rate=0.01, n_velocity_steps=2):
+        self.n_modes = n_modes
+        self.learning_rate = learning_rate
+        self.n_velocity_steps = n_velocity_steps
+
+    def start(self):
+        """Coefficients at zero, ready to be learnt; an interpolant that has this method is learnt."""
+        for name in ("n_modes", "n_velocity_steps"):
+            value = getattr(self, name)
+            if not (value >= 1 and value == int(value)):
+                raise ValueError(f"Fourier: {name} must be a whole number >= 1, got {value!r}.")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"Fourier: learning_rate must be finite and > 0, got {self.learning_rate!r}.")
+        self.coefficients_ = torch.zeros(2, int(self.n_modes))
+        return self
+
+    def check(self):
+        """Raise ValueError if the coefficients have diverged."""
+        size = float(self.coefficients_.detach().abs().max())
+        if not size <= self.largest:  # NaN included
+            raise ValueError(
+                f"interpolant={self!r}: the coefficients diverged, the largest is {size:.3g}. Lower its "
+                "learning_rate, or raise n_velocity_steps so that the velocity keeps up with the path."
+            )
+
+    def _sum(self, wave, row, t, factor=None):
+        if not hasattr(self, "coefficients_"):
+            return torch.zeros_like(t)
+        c = self.coefficients_[row].to(t)
+        m = torch.arange(1, len(c) + 1, device=t.device, dtype=t.dtype)
+        c = c if factor is None else c * factor * m
+        return (wave(math.pi * t[..., None] * m) * c).sum(-1) / len(c)
+
+    def alpha(self, t):
+        """Coefficient of the base point."""
+        return torch.cos(0.5 * math.pi * t) + self._sum(torch.sin, 0, t)
+
+    def beta(self, t):
+        """Coefficient of the data point."""
+        return torch.sin(0.5 * math.pi * t) + self._sum(torch.sin, 1, t)
+
+    def d_alpha(self, t):
+        """Its time derivative."""
+        return -0.5 * math.pi * torch.sin(0.5 * math.pi * t) + self._sum(torch.cos, 0, t, math.pi)
+
+    def d_beta(self, t):
+        """Its time derivative."""
+        return 0.5 * math.pi * torch.cos(0.5 * math.pi * t) + self._sum(torch.cos, 1, t, math.pi)
+
+
+_FIXED = {"linear": Linear, "trigonometric": Trigonometric}
+INTERPOLANTS = {**_FIXED, "fourier": Fourier}
 
 # gamma(t)^2 for scale = 1: smooth also where gamma itself is not
 _VARIANCES = {
@@ -152,7 +251,7 @@ class WithNoise(SlotsMixin, Interpolant):
     tensor([0.0000, 0.5000, 0.0000])
     """
 
-    _slots: ClassVar[dict] = {"interpolant": INTERPOLANTS}
+    _slots: ClassVar[dict] = {"interpolant": _FIXED}
 
     def __init__(self, interpolant="trigonometric", gamma="sqrt", scale=1.0):
         self.interpolant = interpolant
@@ -162,7 +261,12 @@ class WithNoise(SlotsMixin, Interpolant):
     @property
     def _path(self):
         if isinstance(self.interpolant, str):
-            return resolve("interpolant", self.interpolant, INTERPOLANTS)
+            return resolve("interpolant", self.interpolant, _FIXED)
+        if hasattr(self.interpolant, "start"):
+            raise ValueError(
+                f"WithNoise: interpolant={self.interpolant!r} is learnt, which is done without noise only; "
+                f"pass one of {sorted(_FIXED)} or a path of your own."
+            )
         return self.interpolant
 
     def alpha(self, t):

@@ -8,11 +8,12 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from ._compat import HasMethods, Interval, _check_sample_weight, _fit_context
 from .flow import InterpolantFlow
+from .persistence import SaveMixin
 
 __all__ = ["InterpolantOutlierDetector"]
 
 
-class InterpolantOutlierDetector(OutlierMixin, BaseEstimator):
+class InterpolantOutlierDetector(SaveMixin, OutlierMixin, BaseEstimator):
     r"""Rows of low density are outliers.
 
     A density estimator is fitted; the share ``contamination`` of its training rows with the lowest

@@ -18,6 +18,7 @@ FLOORS = {
     "classifier": 5,
     "flow": 4,
     "pipeline": 4,
+    "transport": 4,
     "_training": 3,
     "_tensors": 3,
     "persistence": 3,
@@ -26,6 +27,7 @@ FLOORS = {
     "_score": 1,
     "interpolants": 1,
     "bases": 1,
+    "couplings": 1,
     "velocities": 1,
     "solvers": 1,
     "preprocessing": 1,
@@ -41,7 +43,7 @@ BESIDE = {"benchmarks", "datasets", "plotting", "__main__"}
 
 # The lowest floor that may import a library; one that is not here may be imported nowhere.
 FIRST_FLOOR = {"torch": 0, "sklearn": 0, "tqdm": 3, "numpy": 3, "pandas": 3, "safetensors": 3}
-ONLY_IN = {"torchdiffeq": {"solvers"}}
+ONLY_IN = {"torchdiffeq": {"solvers"}, "scipy": {"couplings"}}
 
 
 def imported(source, package):

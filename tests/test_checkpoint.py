@@ -91,6 +91,7 @@ CONFIGURATIONS = {
     "adaptive": {"solver": "dopri5", "preprocessor": "whiten", "base": "student_t"},
     "no validation": {"early_stopping": False, "preprocessor": "standardize"},
     "no polish": {"polish": 0, "interpolant": "linear"},
+    "learnt path": {"interpolant": "fourier", "coupling": "optimal_transport"},
     "learning rate falls": {"learning_rate_init": 0.3, "n_iter_no_change": 1, "polish": 60},
 }
 
@@ -98,6 +99,7 @@ CONFIGURATIONS = {
 def learnt(flow, X):
     figures = [flow.score_samples(X), np.array(flow.loss_curve_ + flow.polish_loss_curve_)]
     figures += [p.numpy() for p in flow.velocity_.state_dict().values()]
+    figures.append(getattr(flow.interpolant_, "coefficients_", torch.zeros(0)).numpy())
     figures += [np.array(flow.validation_scores_), np.array([flow.n_iter_, flow.best_iteration_])]
     return [*figures, flow.history_.drop(columns="seconds").to_numpy(), flow.sample(3, random_state=0)]
 

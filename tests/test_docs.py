@@ -108,7 +108,16 @@ def test_every_public_part_is_in_the_reference():
     for section in page.split(".. currentmodule:: ")[1:]:
         module = section.split("\n", 1)[0]
         listed |= {f"{module}.{name}" for name in re.findall(r"^   (\w+)$", section, re.MULTILINE)}
-    rooms = ["interpolants", "bases", "velocities", "preprocessing", "solvers", "exceptions", "datasets"]
+    rooms = [
+        "interpolants",
+        "bases",
+        "couplings",
+        "velocities",
+        "preprocessing",
+        "solvers",
+        "exceptions",
+        "datasets",
+    ]
     public = {f"siflow_sk.{name}" for name in siflow_sk.__all__ if not name.startswith("_")}
     for room in rooms:
         module = importlib.import_module(f"siflow_sk.{room}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import PATHS
 
-from siflow_sk.interpolants import INTERPOLANTS, Interpolant
+from siflow_sk.interpolants import INTERPOLANTS, Fourier, Interpolant
 
 
 class Cubic(Interpolant):
@@ -17,7 +17,14 @@ class Cubic(Interpolant):
         return t**2 * (3.0 - 2.0 * t)
 
 
-CASES = {**INTERPOLANTS, "cubic": Cubic}
+def learnt():
+    """A learnable path that has learnt something."""
+    path = Fourier(n_modes=3).start()
+    path.coefficients_ = torch.tensor([[-0.3, 0.2, 0.05], [0.4, -0.1, 0.02]], dtype=torch.float64)
+    return path
+
+
+CASES = {**INTERPOLANTS, "cubic": Cubic, "learnt": learnt}
 TIMES = torch.linspace(0.0, 1.0, 41, dtype=torch.float64)
 
 
@@ -59,10 +66,11 @@ def test_the_path_runs_from_the_base_to_the_data(path, generator):
 
 
 def test_every_named_interpolant_has_an_oracle():
-    assert set(INTERPOLANTS) == set(PATHS)
+    """The learnable one has its own, in test_learnable."""
+    assert set(INTERPOLANTS) == {*PATHS, "fourier"}
 
 
-@pytest.mark.parametrize("name", INTERPOLANTS)
+@pytest.mark.parametrize("name", PATHS)
 def test_coefficients_against_closed_forms(name):
     path = INTERPOLANTS[name]()
     for actual, expected in zip((path.alpha, path.beta, path.d_alpha, path.d_beta), PATHS[name], strict=True):

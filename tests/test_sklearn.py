@@ -25,8 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
-from siflow_sk import InterpolantFlow
+from siflow_sk import InterpolantFlow, InterpolantTransport
 from siflow_sk.bases import BASES, Base
+from siflow_sk.couplings import COUPLINGS
 from siflow_sk.exceptions import TrainingWarning
 from siflow_sk.interpolants import INTERPOLANTS, Interpolant, Linear
 from siflow_sk.preprocessing import PREPROCESSORS, Preprocessor, Whiten
@@ -43,12 +44,13 @@ CONFIGURATIONS = {
         "preprocessor": "none",
     },
 }
-# An estimator around another one needs a single configuration: the one inside has its own checks.
+# An estimator around another one, or around the same fields, needs a single configuration: what is inside has
+# its own checks.
 AROUND = {"max_iter": 5, "polish": 2, "velocity": MLP(width=16)}
 INSTANCES = [
     configured(cls, **params)
     for cls in all_estimators()
-    for params in ([AROUND] if is_around(cls) else CONFIGURATIONS.values())
+    for params in ([AROUND] if is_around(cls) or cls is InterpolantTransport else CONFIGURATIONS.values())
 ]
 
 # What parametrize_with_checks runs for scikit-learn's own estimators only.  These look at names, containers
@@ -119,7 +121,7 @@ def test_estimator_checks(estimator, check):
     ],
 )
 def test_checks_by_hand(cls, check):
-    params = AROUND if is_around(cls) else CONFIGURATIONS["default"]
+    params = AROUND if is_around(cls) or cls is InterpolantTransport else CONFIGURATIONS["default"]
     getattr(sklearn_checks, check)(cls.__name__, configured(cls, **params))
 
 
@@ -131,7 +133,9 @@ def test_no_check_skips_for_want_of_the_array_api():
 def test_discovery_finds_the_estimators_and_leaves_the_parts_out():
     found = all_estimators()
     parts = {
-        cls for names in (INTERPOLANTS, BASES, VELOCITIES, PREPROCESSORS, SOLVERS) for cls in names.values()
+        cls
+        for names in (INTERPOLANTS, BASES, COUPLINGS, VELOCITIES, PREPROCESSORS, SOLVERS)
+        for cls in names.values()
     }
     assert InterpolantFlow in found
     assert not parts & set(found)

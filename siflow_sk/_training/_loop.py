@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 from tqdm.auto import tqdm
 
-from .._objective import likelihood_loss, quadratic_loss
+from .._objective import likelihood_loss, path_gain, quadratic_loss
+from ..couplings import Independent
 from ..exceptions import TrainingWarning
 from ..solvers import with_embedded_error
 from ..velocities import hold_weights, velocity_and_divergence
@@ -32,6 +33,7 @@ class Settings:
     polish_batch_size: int = 128
     polish_knots: int = 2  # Runge-Kutta steps of the likelihood loss
     polish_penalty: float = 100.0
+    path_share: float = 2.0 / 3.0  # of the quadratic stage in which a learnable path moves
     checks: int = 20  # validations per stage, at least, where it is long
     n_reductions: int = 2  # falls of the learning rate before polish ends
     reduction: float = 0.3
@@ -111,8 +113,9 @@ def jittered_knots(n_steps, generator, like):
 class Trainer:
     """Train ``network``; after each stage it holds the best weights seen on validation rows."""
 
-    def __init__(self, network, base, interpolant, data, settings, generator, verbose=0):
+    def __init__(self, network, base, interpolant, data, settings, generator, verbose=0, coupling=None):
         self.network, self.base, self.interpolant = network, base, interpolant
+        self.coupling = Independent() if coupling is None else coupling
         self.data, self.settings, self.generator, self.verbose = data, settings, generator, verbose
         self.average = copy.deepcopy(network)
         self.history = History()
@@ -121,7 +124,7 @@ class Trainer:
         self.iteration, self.rate = 0, 0.0
         self.interrupted = False
         self.start = time.perf_counter()
-        self.standing, self.optimisers = Standing(), []
+        self.standing, self.optimisers, self.path = Standing(), [], self._path_optimiser()
         self.between_steps = lambda: None  # called where training could be taken up again
         self._random = None  # the generator's state at the end of a stage, or where to take it up again
 
@@ -176,21 +179,62 @@ class Trainer:
 
     def _quadratic(self, progress):
         s = self.settings
-        here = self._enter("quadratic", progress)
+        here, at_rest = self._enter("quadratic", progress), math.ceil(s.path_share * s.n_quadratic)
         every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self._n_valid() // 10)
         for step in range(here.step, s.n_quadratic):
             here.step = step
             self.between_steps()
             rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
-            x1 = self.data.x[self.batches.take(s.batch_size)]
-            x0 = self.base.sample(len(x1), self.generator).to(x1)
+            x0, x1 = self._pairs(s.batch_size)
             t = stratified_times(len(x1), self.generator, x1)
             loss = quadratic_loss(self.network, self.interpolant, t, x0, x1, self._noise(x1))
             self._step(loss, rate)
+            if self.path is not None and step == at_rest:
+                self.best_score, self.best = -math.inf, None  # of a path that has moved since
+            if (
+                self.path is not None
+                and step < at_rest
+                and (step + 1) % self.interpolant.n_velocity_steps == 0
+            ):
+                self._move_path(t, x0, x1, 1.0 - step / at_rest)
             self.history.loss.append(loss.detach())
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
                 self._check("quadratic", progress)
+
+    def _pairs(self, n):
+        """A batch from both ends, coupled."""
+        x1 = self.data.x[self.batches.take(n)]
+        x0 = self.base.sample(n, self.generator).to(x1)
+        pairs = self.coupling.pair(x0, x1, self.generator)
+        shapes = [tuple(getattr(x, "shape", ())) for x in pairs]
+        if shapes != 2 * [tuple(x1.shape)]:
+            raise ValueError(
+                f"coupling={self.coupling!r}: pair(x0, x1, generator) must return two tensors of shape "
+                f"{tuple(x1.shape)}, rows that belong together side by side; got {shapes}."
+            )
+        return pairs
+
+    def _path_optimiser(self):
+        """Adam for the coefficients of a learnable path, else None."""
+        if not hasattr(self.interpolant, "start"):
+            return None
+        if not hasattr(self.interpolant, "coefficients_"):
+            self.interpolant.start()
+        self.interpolant.coefficients_ = self.interpolant.coefficients_.to(self.data.x)
+        return torch.optim.Adam([self.interpolant.coefficients_], maximize=True)
+
+    def _move_path(self, t, x0, x1, share):
+        """One step towards less kinetic energy, with the velocity held."""
+        path, optimiser = self.interpolant, self.path
+        path.coefficients_.requires_grad_(True)
+        gain = path_gain(self.network, path, t, x0, x1)
+        (path.coefficients_.grad,) = torch.autograd.grad(gain, path.coefficients_)
+        optimiser.param_groups[0]["lr"] = path.learning_rate * share
+        optimiser.step()
+        path.coefficients_.grad = None
+        path.coefficients_.requires_grad_(False)
+        path.check()
 
     def _noise(self, like):
         """The latent noise of an interpolant that has a gamma."""
@@ -341,6 +385,7 @@ class Trainer:
             "average": dict(self.average.state_dict()),
             "best": None if self.best is None else dict(self.best),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "path": self.path and [self.interpolant.coefficients_.clone(), self.path.state_dict()],
             "history": {**history, "checks": self.history.checks},
             "seconds": time.perf_counter() - self.start,
             **{name: getattr(self, name) for name in _NUMBERS},
@@ -359,6 +404,9 @@ class Trainer:
         self.optimisers = self._optimisers() if state["optimisers"] else []
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)
+        if self.path is not None:
+            self.interpolant.coefficients_.copy_(state["path"][0])
+            self.path.load_state_dict(state["path"][1])
         self.history = History(**state["history"])
         self.start = time.perf_counter() - state["seconds"]
         for name in _NUMBERS:

@@ -17,6 +17,7 @@ class Fitted:
 
     preprocessor: object
     base: object
+    interpolant: object
     network: torch.nn.Module
     trainer: Trainer
 
@@ -85,7 +86,7 @@ def fit_parts(
     Parameters
     ----------
     parts : dict
-        Fresh ``interpolant``, ``base``, ``velocity`` and ``preprocessor``.
+        Fresh ``interpolant``, ``base``, ``coupling``, ``velocity`` and ``preprocessor``.
     x : tensor of shape (n, d), float64
         Distinct rows.
     weight : tensor of shape (n,), float64
@@ -122,7 +123,8 @@ def fit_parts(
                 network = network.float().to(device)
             else:
                 base, network = fitted[1], copy.deepcopy(fitted[2]).float().requires_grad_(True)
-            trainer = Trainer(network, base, parts["interpolant"], data, settings, generator, verbose)
+            path = copy.deepcopy(parts["interpolant"])  # a learnable one starts afresh for every candidate
+            trainer = Trainer(network, base, path, data, settings, generator, verbose, parts["coupling"])
             trainers.append(trainer)
             if checkpoint is not None:
                 _attach(checkpoint, trainers)
@@ -146,7 +148,7 @@ def fit_parts(
             trainer.polish()
         if checkpoint is not None and not (interrupted or trainer.interrupted):
             checkpoint.keep(lambda: [t.state() for t in trainers])
-    return Fitted(preprocessor, trainer.base, trainer.network, trainer)
+    return Fitted(preprocessor, trainer.base, trainer.interpolant, trainer.network, trainer)
 
 
 def _attach(checkpoint, trainers):

@@ -15,6 +15,7 @@ from .._component import SlotsMixin, resolve
 from .._training import fit_parts, make_settings
 from .._version import __version__
 from ..bases import BASES, as_base
+from ..couplings import COUPLINGS
 from ..exceptions import TrainingWarning
 from ..interpolants import INTERPOLANTS
 from ..persistence import OpenCheckpoint, digest_of, in_words
@@ -26,6 +27,7 @@ from ._fitted import FittedMixin
 _PART_METHODS = {
     "interpolant": ("alpha", "beta", "point", "velocity"),
     "base": ("fit", "log_prob", "sample"),
+    "coupling": ("pair",),
     "velocity": ("build",),
     "preprocessor": ("fit", "forward", "inverse"),
     "solver": ("integrate",),
@@ -53,12 +55,15 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
 
     Parameters
     ----------
-    interpolant : {"trigonometric", "linear"} or Interpolant, default="trigonometric"
-        The path between base and data.
+    interpolant : {"trigonometric", "linear", "fourier"} or Interpolant, default="trigonometric"
+        The path between base and data; ``"fourier"`` is learnt, towards the shortest.
     base : {"normal", "gaussian", "student_t", "uniform"} or part, default="normal"
         Density at t = 0, in the space after the preprocessor.  A part is a
         :class:`~siflow_sk.bases.Base`, a scikit-learn density estimator with ``score_samples`` and
         ``sample`` (a clone is fitted), or a ``torch.distributions.Distribution``.
+    coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
+        Which base points are joined to which rows.  ``"optimal_transport"`` assigns them inside each batch:
+        a shorter path, see :meth:`path_length`, but the score no longer follows from the velocity.
     velocity : {"mlp", "residual"} or part, default="mlp"
         The network; ``"mlp"`` has a closed-form divergence and is the better one on tables.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
@@ -106,7 +111,7 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
 
     Attributes
     ----------
-    interpolant_, base_, velocity_, preprocessor_, solver_ : object
+    interpolant_, base_, coupling_, velocity_, preprocessor_, solver_ : object
         The parts as ``fit`` made them; ``velocity_`` is the trained ``torch.nn.Module``, ``solver_`` holds
         the time grid that was chosen.
     n_features_in_ : int
@@ -152,6 +157,7 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     _slots = {
         "interpolant": INTERPOLANTS,
         "base": BASES,
+        "coupling": COUPLINGS,
         "velocity": VELOCITIES,
         "preprocessor": PREPROCESSORS,
         "solver": SOLVERS,
@@ -176,11 +182,14 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    coupling = "independent"  # of files from before there was a choice
+
     def __init__(
         self,
         *,
         interpolant="trigonometric",
         base="normal",
+        coupling="independent",
         velocity="mlp",
         preprocessor="gaussianize",
         solver="grid",
@@ -202,6 +211,7 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     ):
         self.interpolant = interpolant
         self.base = base
+        self.coupling = coupling
         self.velocity = velocity
         self.preprocessor = preprocessor
         self.solver = solver
@@ -292,6 +302,8 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
 
     def _fit(self, X, sample_weight, *, continues, one_pass, checkpoint=None):
         parts = {slot: self._resolve(slot) for slot in self._slots}
+        if continues and repr(self.interpolant_) == repr(parts["interpolant"]):
+            parts["interpolant"] = self.interpolant_  # with what it has learnt
         _likelihood.rehearse(parts["solver"])
         device = _tensors.resolve_device(self.device)
         checkpoint = None if checkpoint is None else OpenCheckpoint(checkpoint)
@@ -346,8 +358,9 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
             self._spread = np.ptp(rows[:, ~active], axis=0)
             self.constant_features_ = np.flatnonzero(~active)
             self._n_features_out = int(active.sum())
-        self.interpolant_, self.base_, self.velocity_ = parts["interpolant"], made.base, network
+        self.interpolant_, self.base_, self.velocity_ = made.interpolant, made.base, network
         self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)
+        self.coupling_ = parts["coupling"]
         self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
 

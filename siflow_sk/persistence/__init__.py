@@ -15,7 +15,7 @@ from ..exceptions import VersionWarning
 from ._checkpoint import Checkpoint, OpenCheckpoint, digest_of, in_words
 from ._codec import Decoder, Encoder, UnknownClass
 from ._container import FORMAT_VERSION, pack, read, write
-from ._registry import Entry, add, register
+from ._registry import Entry, add, own, register
 
 __all__ = [
     "FORMAT_VERSION",
@@ -25,6 +25,7 @@ __all__ = [
     "digest_of",
     "in_words",
     "load",
+    "own",
     "register",
 ]
 

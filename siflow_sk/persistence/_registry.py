@@ -17,10 +17,10 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from .. import bases, interpolants, preprocessing, solvers, velocities
+from .. import bases, couplings, interpolants, preprocessing, solvers, velocities
 
 # Every class that one of these rooms defines may stand in a file; a new room of parts is one more name here.
-ROOMS = (bases, interpolants, preprocessing, solvers, velocities)
+ROOMS = (bases, couplings, interpolants, preprocessing, solvers, velocities)
 # Estimators of scikit-learn whose fitted state is NumPy's and is used by Python code alone.
 FOREIGN = (BayesianGaussianMixture, FrozenEstimator, GaussianMixture, PCA)
 FOREIGN += (MaxAbsScaler, MinMaxScaler, PowerTransformer, QuantileTransformer, RobustScaler, StandardScaler)
@@ -58,9 +58,10 @@ def entry_named(name):
     return _by_name.get(name) if isinstance(name, str) else None
 
 
-def add_own(cls):
-    """Enter a class of this package under its public name, ``siflow_sk.<room>.<class>``."""
+def own(cls):
+    """Enter a class of this package, named ``siflow_sk.<room>.<class>``; a decorator for helper classes."""
     add(Entry(cls, ".".join([*_public(cls.__module__), cls.__qualname__])))
+    return cls
 
 
 def _public(module):
@@ -159,7 +160,7 @@ def _fill():
         for module in seen:
             for cls in vars(module).values():
                 if isinstance(cls, type) and f"{cls.__module__}.".startswith(f"{room.__name__}."):
-                    add_own(cls)
+                    own(cls)
     for cls in FOREIGN:
         add(Entry(cls, f"sklearn.{cls.__name__}"))
     add(Entry(KernelDensity, "sklearn.KernelDensity", _kernel_density_state, _kernel_density))

@@ -1,0 +1,187 @@
+"""``paths``: fixed, learnt and coupled paths: kinetic energy, steps of the solver, log-density."""
+
+import time
+
+import numpy as np
+
+from .. import InterpolantFlow
+from ..datasets import Checkerboard, EightGaussians
+from ..interpolants import Fourier
+from ..velocities import MLP
+from ._jobs import Job, measure_missing, write_page
+from ._options import add_command, names
+from ._records import Records, code_of
+from ._rst import circumstances, table, title
+
+MODELS = {
+    "trigonometric": {"interpolant": "trigonometric"},
+    "linear": {"interpolant": "linear"},
+    "fourier_1": {"interpolant": Fourier(n_modes=1)},
+    "fourier_2": {"interpolant": Fourier(n_modes=2)},
+    "fourier_4": {"interpolant": Fourier(n_modes=4)},
+    "transport": {"interpolant": "linear", "coupling": "optimal_transport"},
+}
+_NAMES = {
+    "trigonometric": "Quarter circles",
+    "linear": "Straight lines",
+    "fourier_1": "Learnt, 1 sine",
+    "fourier_2": "Learnt, 2 sines",
+    "fourier_4": "Learnt, 4 sines",
+    "transport": "Straight lines, optimal pairs",
+}
+N_TRAIN, N_TEST = 10_000, 5_000
+SETTINGS = {"preprocessor": "none", "max_iter": 2000, "polish": 0, "batch_size": 512, "weight_decay": 0.0}
+
+_DESCRIPTION = """\
+The same network and number of steps with every path between a standard normal and a density in the plane:
+kinetic energy of the flow, steps that its grid of times needs, mean log-density of held-out rows."""
+
+
+class Gaussian:
+    """N((2, 0), diag(0.25, 2.25)), for which all energies are known."""
+
+    mean, std = np.array([2.0, 0.0]), np.array([0.5, 1.5])
+
+    def sample(self, n, random_state):
+        return self.mean + self.std * np.random.default_rng(random_state).standard_normal((n, 2))
+
+    def score_samples(self, X):
+        z = (X - self.mean) / self.std
+        return -0.5 * (z**2).sum(axis=1) - np.log(2 * np.pi) - np.log(self.std).sum()
+
+
+TABLES = {"gaussian": Gaussian, "eight_gaussians": EightGaussians, "checkerboard": Checkerboard}
+
+
+def add_parser(commands):
+    parser = add_command(
+        commands, "paths", run, summary="fixed, learnt and coupled paths", description=_DESCRIPTION
+    )
+    add = parser.add_argument
+    add("--tables", type=names(TABLES), default=tuple(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}")
+    add("--models", type=names(MODELS), default=tuple(MODELS), metavar="A,B", help=f"of {', '.join(MODELS)}")
+
+
+def run(
+    *,
+    data=None,
+    output="benchmarks-paths.jsonl",
+    report=None,
+    seeds=(0,),
+    tables=tuple(TABLES),
+    models=tuple(MODELS),
+    fresh=False,
+    quick=False,
+    report_only=False,
+    command="",
+):
+    """Measure what the records lack, then write the report.
+
+    Returns
+    -------
+    status : int
+        1 if anything failed, else 0.
+    """
+    library = code_of("**/*.py", without=("benchmarks", "datasets"))
+    code = dict.fromkeys(MODELS, f"{library}-{code_of('benchmarks/_paths.py')}")
+    records, failures = Records(output), 0
+    try:
+        if not report_only:
+            jobs = [_job(m, name, seed, quick) for name in tables for m in models for seed in seeds]
+            failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
+    finally:
+        write_page(page(*records.to_show(code, quick), quick), report)
+    return 1 if failures else 0
+
+
+def _job(model, name, seed, quick):
+    def measure():
+        density = TABLES[name]()
+        n_train, n_test = (200, 100) if quick else (N_TRAIN, N_TEST)
+        X, X_test = (
+            density.sample(n_train, random_state=seed),
+            density.sample(n_test, random_state=1000 + seed),
+        )
+        short = (
+            {"max_iter": 20, "batch_size": 32, "velocity": MLP(width=16)}
+            if quick
+            else {"velocity": MLP(width=128)}
+        )
+        start = time.perf_counter()
+        flow = InterpolantFlow(**{**SETTINGS, **MODELS[model], **short}, random_state=seed).fit(X)
+        seconds = time.perf_counter() - start
+        energy, error = flow.path_length(200 if quick else 20_000, random_state=seed)
+        excess = density.score_samples(X_test) - flow.score_samples(X_test)
+        return {
+            "energy": energy,
+            "energy_error": error,
+            "steps": flow.solver_.n_steps_,
+            "excess": float(excess.mean()),
+            "excess_error": float(excess.std(ddof=1) / np.sqrt(len(excess))),
+            "fit_seconds": seconds,
+        }
+
+    def line(r):
+        return (
+            f"{name} {model}, seed {seed}: energy {r['energy']:.3f} +- {r['energy_error']:.3f}, "
+            f"{r['steps']} steps, {r['excess']:.3f} nats below the truth, fit {r['fit_seconds']:.1f} s"
+        )
+
+    return Job({"kind": model, "table": name, "seed": seed}, measure, line)
+
+
+def page(records, current, quick):
+    """The report as reStructuredText."""
+    shown = list({(r["kind"], r["table"], r["seed"]): r for r in records}.values())
+    remarks = (
+        "One network (two hidden layers of 128), 2,000 steps of the quadratic loss in batches of 512, no "
+        f"polish, no preprocessing, {N_TRAIN:,} training rows; means over the seeds.  *Energy* is the "
+        "kinetic energy of the flow, ``path_length``, with the larger of its Monte-Carlo error and the "
+        "standard deviation over the seeds.  *Steps* is how many Dormand-Prince steps the grid of the "
+        "solver needs for a log-density within 1e-4 nats.  *Below the truth* is the mean by which the "
+        "log-density of held-out rows falls short of the exact one: the Kullback-Leibler divergence.\n"
+    )
+    if quick:
+        remarks = (
+            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
+            "works; the figures mean nothing.\n\n" + remarks
+        )
+    elif not current:
+        remarks += "\nSome of these results were measured with an earlier state of the code.\n"
+    parts = [
+        ".. Written by python -m siflow_sk.benchmarks paths; changes made here are lost.\n",
+        title("Shorter paths", "="),
+        remarks,
+    ]
+    header = ("Path", "Energy", "Steps", "Below the truth, nats", "Fit, s")
+    for name in TABLES:
+        rows = [
+            _row(label, [r for r in shown if r["table"] == name and r["kind"] == model])
+            for model, label in _NAMES.items()
+            if any(r["table"] == name and r["kind"] == model for r in shown)
+        ]
+        if rows:
+            parts += [title(name.replace("_", " ").capitalize()), table(header, rows)]
+        if rows and name == "gaussian":
+            parts.append(
+                "Exact energies: quarter circles 5.552, straight lines 5.358, at best 4.803, 4.726 and 4.695 "
+                "with 1, 2 and 4 sines; the squared Wasserstein distance is 4.5.\n"
+            )
+    return "\n".join([*parts, circumstances(shown)])
+
+
+def _row(label, own):
+    def mean(field):
+        return float(np.mean([r[field] for r in own]))
+
+    def spread(field):
+        over = np.std([r[field] for r in own], ddof=1) if len(own) > 1 else 0.0
+        return max(over, mean(f"{field}_error"))
+
+    return (
+        label,
+        f"{mean('energy'):.3f} ± {spread('energy'):.3f}",
+        f"{mean('steps'):.1f}",
+        f"{mean('excess'):.3f} ± {spread('excess'):.3f}",
+        f"{mean('fit_seconds'):.0f}",
+    )

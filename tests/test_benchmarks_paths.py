@@ -1,0 +1,96 @@
+"""The benchmarks of paths and snapshots: distances against closed forms, the commands at their smallest."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siflow_sk.benchmarks import _paths, _singlecell
+from siflow_sk.benchmarks.__main__ import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three snapshots of a moving cloud."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "data" / "singlecell").mkdir(parents=True)
+    parts = {}
+    for split, n in (("train", 90), ("val", 30), ("test", 30)):
+        t = np.arange(n) % 3
+        parts[f"x_{split}"] = rng.normal(size=(n, 2)) + np.column_stack([4.0 * t, 0.0 * t])
+        parts[f"t_{split}"] = t.astype(np.float32)
+    np.savez(tmp_path / "data" / "singlecell" / "mouse_hematopoiesis.npz", **parts)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SIFLOW_DATA", raising=False)
+    return tmp_path / "data"
+
+
+def test_the_distance_of_a_shift_is_its_length():
+    a = np.random.default_rng(0).normal(size=(50, 3))
+    assert _singlecell.wasserstein(a, a + np.array([3.0, 0.0, 4.0])) == pytest.approx(5.0)
+    assert _singlecell.wasserstein(a, a[::-1]) == 0.0
+
+
+def test_in_one_column_the_distance_is_that_of_sorted_values():
+    a, b = np.random.default_rng(0).normal(size=(2, 80, 1))
+    expected = np.abs(np.sort(a[:, 0]) - np.sort(b[:, 0])).mean()
+    assert _singlecell.wasserstein(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_baseline_goes_its_share_of_the_way():
+    """Times 0 and 3 are known and 1 is wanted: a third of the shift between the two clouds."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(200, 2)), rng.normal(size=(220, 2)) + np.array([9.0, 0.0])])
+    t = np.repeat([0.0, 3.0], [200, 220])
+    for name, shift in [("optimal_lines", 3.0), ("random_lines", 3.0), ("before", 0.0), ("after", 9.0)]:
+        predicted = _singlecell.MODELS[name](X, t, 1.0, 0)
+        np.testing.assert_allclose(predicted.mean(axis=0), [shift, 0.0], atol=0.3)
+    straight = _singlecell.MODELS["optimal_lines"](X, t, 1.0, 0)
+    assert straight.std(axis=0) == pytest.approx([1.0, 1.0], abs=0.15)  # random pairs would give 0.75
+
+
+def test_mappings_of_pot_go_their_share_of_the_way():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(100, 2)), rng.normal(size=(120, 2)) + np.array([9.0, 0.0])])
+    t = np.repeat([0.0, 3.0], [100, 120])
+    for name in ("pot_emd", "pot_sinkhorn", "pot_linear"):
+        predicted = _singlecell.MODELS[name](X, t, 1.0, 0)
+        np.testing.assert_allclose(predicted.mean(axis=0), [3.0, 0.0], atol=0.3)
+
+
+def test_singlecell_at_its_smallest(folder, capsys):
+    arguments = ["singlecell", "--quick", "--data", str(folder), "--tables", "mouse_hematopoiesis"]
+    assert main(arguments) == 0
+    page = Path("benchmarks-singlecell-quick.rst").read_text(encoding="utf-8")
+    for name in ("InterpolantTransport", "Straight lines, optimal pairs", "*Floor*", "t = 1"):
+        assert name in page
+    records = [json.loads(line) for line in Path("benchmarks-singlecell.jsonl").read_text().splitlines()]
+    assert {r["time"] for r in records} == {1.0}
+    found = {r["kind"]: r["distance"] for r in records}
+    assert found["optimal_lines"] < found["before"]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("(stored)") == len(records)
+
+
+def test_a_missing_table_is_named(folder, capsys):
+    assert main(["singlecell", "--data", str(folder), "--tables", "emt"]) == 2
+    assert "error: there is no file singlecell/emt.npz" in capsys.readouterr().err
+
+
+def test_the_gaussian_of_the_paths_is_the_density_of_its_rows():
+    rows = _paths.Gaussian().sample(200_000, random_state=0)
+    assert rows.mean(axis=0) == pytest.approx([2.0, 0.0], abs=0.02)
+    assert rows.var(axis=0) == pytest.approx([0.25, 2.25], rel=0.02)
+    entropy = np.log(2 * np.pi * np.e) + np.log(0.5 * 1.5)
+    assert -_paths.Gaussian().score_samples(rows).mean() == pytest.approx(entropy, abs=0.01)
+
+
+def test_paths_at_their_smallest(folder):
+    assert main(["paths", "--quick", "--tables", "gaussian", "--models", "linear,fourier_2,transport"]) == 0
+    page = Path("benchmarks-paths-quick.rst").read_text(encoding="utf-8")
+    for name in ("Straight lines", "Learnt, 2 sines", "optimal pairs", "Exact energies", "``--quick``"):
+        assert name in page
