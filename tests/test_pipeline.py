@@ -31,7 +31,7 @@ from sklearn.preprocessing import (
 )
 
 from siflow_sk import DensityPipeline, InterpolantFlow, make_density_pipeline
-from siflow_sk.pipeline import _steps
+from siflow_sk.pipeline import _maps, _steps
 from siflow_sk.preprocessing import Gaussianize, Standardize, Whiten
 from siflow_sk.velocities import MLP
 
@@ -82,7 +82,7 @@ STEPS = {
         f"np.{func.__name__}": make_pipeline(
             MinMaxScaler(feature_range=(0.1, 0.9)), FunctionTransformer(func)
         )
-        for func in _steps._FUNCTIONS
+        for func in _maps.FUNCTIONS
     },
     "np.sinh of both signs": make_pipeline(StandardScaler(), FunctionTransformer(np.sinh)),
     "columns": columns_of_steps(),
