@@ -8,6 +8,7 @@ from ._about import show_versions
 from ._version import __version__
 from .classifier import InterpolantClassifier
 from .flow import InterpolantFlow
+from .mixed import MixedDensity
 from .outlier import InterpolantOutlierDetector
 from .persistence import load
 from .pipeline import DensityPipeline, make_density_pipeline
@@ -19,6 +20,7 @@ __all__ = [
     "InterpolantFlow",
     "InterpolantOutlierDetector",
     "InterpolantTransport",
+    "MixedDensity",
     "__version__",
     "load",
     "make_density_pipeline",

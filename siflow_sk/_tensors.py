@@ -75,7 +75,7 @@ def _plain(X):
             f"Input X is a structured array with fields {list(dtype.names)}; pass "
             "numpy.lib.recfunctions.structured_to_unstructured(X) or a pandas DataFrame."
         )
-    _refuse_dates(X)
+    refuse_dates(X)
     return X
 
 
@@ -87,7 +87,7 @@ def _columns(X):
     return [] if dtype is None else [("X", dtype)]
 
 
-def _refuse_dates(X):
+def refuse_dates(X):
     bad = [str(name) for name, dtype in _columns(X) if getattr(dtype, "kind", "") in ("m", "M")]
     if hasattr(X, "columns") and hasattr(X, "iloc"):
         bad += [

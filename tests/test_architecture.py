@@ -16,6 +16,7 @@ FLOORS = {
     "__init__": 6,
     "outlier": 5,
     "classifier": 5,
+    "mixed": 5,
     "flow": 4,
     "pipeline": 4,
     "transport": 4,

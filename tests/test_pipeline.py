@@ -72,6 +72,7 @@ STEPS = {
     "robust unscaled": RobustScaler(with_scaling=False),
     "yeo-johnson": PowerTransformer(),
     "yeo-johnson raw": PowerTransformer(standardize=False),
+    "yeo-johnson of both signs": make_pipeline(StandardScaler(), PowerTransformer()),
     "box-cox": PowerTransformer(method="box-cox"),
     "quantile uniform": QuantileTransformer(n_quantiles=20),
     "quantile normal": QuantileTransformer(n_quantiles=20, output_distribution="normal"),

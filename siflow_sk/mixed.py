@@ -1,0 +1,450 @@
+"""Tables with whole numbers and categories: a density for the one part, probabilities for the other."""
+
+import numbers
+import warnings
+from numbers import Integral
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator, DensityMixin, clone
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from . import _tensors
+from ._compat import HasMethods, Interval, StrOptions, _fit_context
+from .bases import SklearnDensity
+from .exceptions import DataWarning
+from .flow import InterpolantFlow
+
+__all__ = ["MixedDensity"]
+
+_KINDS = ("real", "integer", "categorical", "constant")
+_MAX_ROUNDS = 100  # of drawing again what falls beyond the first or last level
+_ON_LATTICE = 1e-6  # in steps
+
+
+class MixedDensity(DensityMixin, BaseEstimator):
+    r"""A density for tables with columns of whole numbers, of a lattice, and of categories.
+
+    Whole numbers and categories have probabilities, not densities.  Each value gets a cell, one step wide;
+    ``fit`` spreads the rows uniformly over their cells and fits a density q to that (dequantisation).  With x
+    the real columns and c the others,
+
+    .. math:: p(x, c) = \int_{\mathrm{cell}(c)} q(x, v)\,dv
+              = |\mathrm{cell}|\; E_{u}\, q(x, c + u) ,
+
+    a density in x (units of X) and a probability in c: with respect to Lebesgue measure times counting
+    measure. The mean over u is taken over ``n_draws`` points, the same ones for every row.
+
+    Parameters
+    ----------
+    estimator : density estimator, default=None
+        Anything with ``fit`` and ``score_samples`` (and ``sample``, to draw rows); a clone is fitted.
+        ``None``: ``InterpolantFlow(random_state=random_state)``.  Preprocessing belongs inside of it.
+    kinds : "auto" or dict, default="auto"
+        Name (or index, for arrays) of a column -> ``"real"``, ``"integer"``, ``"categorical"``,
+        ``"constant"``, or a number, the step of a lattice such as 0.1.  Columns that are not listed, or all
+        of them with ``"auto"``: dtypes category, bool, string and object are categorical; integer dtypes are
+        integer; a float column of whole numbers that repeat is taken for integer with a
+        :class:`~siflow_sk.exceptions.DataWarning`; a column with one value is constant; others are real.
+    n_draws : int, default=16
+        Points per row in ``score_samples``; the cost is that many times that of ``estimator``.  The mean of
+        the probability is unbiased, that of its logarithm a lower bound that rises with ``n_draws``.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the noise, the points and the default estimator.
+
+    Attributes
+    ----------
+    kinds_ : dict
+        Column -> kind, as used.
+    levels_ : dict
+        Categorical column -> list of its levels, in order.
+    estimator_ : estimator
+        The density of the spread rows; constant columns are left out.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features,)
+        Only when X had column names that are strings.
+
+    Notes
+    -----
+    A density smooths over the edges of cells, so that some probability leaks into cells that no row can have
+    (a count of -1): probabilities of all possible values add up to a little less than 1.
+    :meth:`predict_log_proba` divides by their sum.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from siflow_sk import InterpolantFlow, MixedDensity
+    >>> rng = np.random.default_rng(0)
+    >>> kind = rng.choice(["cat", "dog"], size=300)
+    >>> table = pd.DataFrame({"kind": kind, "kg": rng.normal(np.where(kind == "cat", 4.0, 20.0), 2.0)})
+    >>> flow = InterpolantFlow(max_iter=50, polish=0, random_state=0)
+    >>> density = MixedDensity(flow, random_state=0).fit(table)
+    >>> density.kinds_
+    {'kind': 'categorical', 'kg': 'real'}
+    >>> density.predict_log_proba(table[:5], "kind").shape
+    (5, 2)
+    >>> density.sample(3, random_state=0).columns.tolist()
+    ['kind', 'kg']
+    """
+
+    _parameter_constraints = {
+        "estimator": [HasMethods(["fit", "score_samples"]), None],
+        "kinds": [dict, StrOptions({"auto"})],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, estimator=None, *, kinds="auto", n_draws=16, random_state=None):
+        self.estimator = estimator
+        self.kinds = kinds
+        self.n_draws = n_draws
+        self.random_state = random_state
+
+    # -- fitting ----------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Find the kinds of the columns, spread the rows over their cells, fit the density.
+
+        A fit that fails leaves the estimator as it was.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Arrays hold numbers; categories need a DataFrame.
+        y : Ignored
+
+        Returns
+        -------
+        self : MixedDensity
+
+        Raises
+        ------
+        ValueError
+            Missing values, a kind that is none or that a column cannot have, all columns constant.
+        """
+        before = dict(self.__dict__)
+        try:
+            self._fit(X)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def _fit(self, X):
+        seed = _tensors.draw_seed(self.random_state)
+        frame = self._table(X, reset=True)
+        self._was_frame = isinstance(X, pd.DataFrame)
+        self._dtypes = [frame.iloc[:, j].dtype for j in range(frame.shape[1])]
+        kinds, guessed = self._find_kinds(frame)
+        if guessed:
+            warnings.warn(
+                f"column(s) {guessed} hold whole numbers that repeat and are taken for integer; say so, "
+                "or say "
+                "'real', with kinds={column: kind}.",
+                DataWarning,
+                stacklevel=4,
+            )
+        self.kinds_ = kinds
+        self._columns = [
+            _Column(frame.iloc[:, j], name, kind) for j, (name, kind) in enumerate(kinds.items())
+        ]
+        self.levels_ = {c.name: list(c.levels) for c in self._columns if c.kind == "categorical"}
+        values, _ = self._encode(frame)
+        if not values.shape[1]:
+            raise ValueError("all columns are constant: there is no density to estimate.")
+        self._width = np.array([c.width for c in self._columns if c.kind != "constant"])
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, size=values.shape)
+        estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
+        self.estimator_ = clone(estimator).fit(values + noise * self._width, None)
+        lattice = self._width > 0
+        self._points = np.zeros((self.n_draws if lattice.any() else 1, len(lattice)))
+        if lattice.any():
+            sobol = torch.quasirandom.SobolEngine(int(lattice.sum()), scramble=True, seed=seed)
+            points = sobol.draw(self.n_draws, dtype=torch.float64)
+            self._points[:, lattice] = (_tensors.to_array(points) - 0.5) * self._width[lattice]
+
+    def _table(self, X, reset):
+        """The input as a frame, with the names and the number of columns checked."""
+        if isinstance(X, pd.DataFrame):
+            if not X.columns.is_unique:
+                raise ValueError(f"X has two columns of the same name among {list(X.columns)}; rename one.")
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            _tensors.refuse_dates(X)
+            for j in range(X.shape[1]):
+                if X.iloc[:, j].isna().any():
+                    raise ValueError(
+                        f"Input X contains NaN: column {X.columns[j]!r} has missing values; impute them "
+                        "or drop "
+                        "the rows."
+                    )
+            if reset and len(X) < 2:
+                raise ValueError(f"Found array with {len(X)} sample(s) while a minimum of 2 is required.")
+            return X
+        X = _tensors.check_table(self, X, reset=reset, min_samples=2 if reset else 1)
+        return pd.DataFrame(X)
+
+    def _find_kinds(self, frame):
+        names = list(frame.columns)
+        given = {} if isinstance(self.kinds, str) else dict(self.kinds)
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise ValueError(f"kinds: there is no column {unknown}; the columns are {names}.")
+        kinds, guessed = {}, []
+        for j, name in enumerate(names):
+            column = frame.iloc[:, j]
+            kind = given.get(name)
+            if kind is None:
+                kind, guess = _detect(column)
+                if guess:
+                    guessed.append(name)
+                if kind == "categorical" and column.nunique() > max(2, 0.5 * len(column)):
+                    raise ValueError(
+                        f"column {name!r} has {column.nunique()} levels in {len(column)} rows, like a "
+                        "name or a "
+                        "key; drop it, turn it into numbers, or insist with kinds={...: 'categorical'}."
+                    )
+            step = isinstance(kind, numbers.Real) and not isinstance(kind, bool) and 0 < kind < np.inf
+            if not step and kind not in _KINDS:
+                raise ValueError(
+                    f"kinds[{name!r}] is {kind!r}; one of {list(_KINDS)} or the step of a lattice is needed."
+                )
+            kinds[name] = kind
+        return kinds, guessed
+
+    def _encode(self, frame):
+        """Numbers for every column that is not constant, and which rows are possible at all."""
+        possible = np.ones(len(frame), dtype=bool)
+        values = []
+        for j, column in enumerate(self._columns):
+            value, known = column.encode(frame.iloc[:, j])
+            possible &= known
+            if column.kind != "constant":
+                values.append(value)
+        return np.column_stack(values) if values else np.empty((len(frame), 0)), possible
+
+    # -- use --------------------------------------------------------------------------------------------
+
+    def score_samples(self, X, return_error=False):
+        """Log-density of the real columns and log-probability of the others, in one number per row.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+        return_error : bool, default=False
+            Also return the standard error from the finite number of draws, in nats, as if they were
+            independent (they are scrambled Sobol points, whose error is smaller).
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,)
+            ``-inf`` for what the model holds to be impossible: a level that ``fit`` did not see, a value off
+            the lattice, another value in a constant column.
+        error : ndarray of shape (n_samples,)
+            Only if ``return_error``.
+        """
+        check_is_fitted(self)
+        values, possible = self._encode(self._table(X, reset=False))
+        result, error = np.full(len(values), -np.inf), np.zeros(len(values))
+        if possible.any():
+            found = np.stack([self.estimator_.score_samples(values[possible] + u) for u in self._points])
+            k = len(found)
+            mean = np.logaddexp.reduce(found, axis=0) - np.log(k)
+            result[possible] = mean + np.log(self._width[self._width > 0]).sum()
+            with np.errstate(invalid="ignore"):
+                ratio = np.exp(found - mean)
+            error[possible] = np.nan_to_num(ratio.std(axis=0, ddof=1) / np.sqrt(k)) if k > 1 else 0.0
+        return (result, error) if return_error else result
+
+    def score(self, X, y=None):
+        """Mean of ``score_samples``, the figure that ``GridSearchCV`` maximises.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+        y : Ignored
+
+        Returns
+        -------
+        score : float
+        """
+        return float(np.mean(self.score_samples(X)))
+
+    def predict_log_proba(self, X, column):
+        """Logarithm of the probability of each level of a categorical column, given the other columns.
+
+        Parameters
+        ----------
+        X : DataFrame of shape (n_samples, n_features)
+            What stands in ``column`` is not looked at.
+        column : str
+            A categorical column.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_levels)
+            In the order of ``levels_[column]``; the probabilities of a row sum to 1.
+
+        Raises
+        ------
+        ValueError
+            The column is not categorical.
+        """
+        check_is_fitted(self)
+        if column not in self.levels_:
+            raise ValueError(f"{column!r} is not a categorical column; those are {list(self.levels_)}.")
+        scores = []
+        for level in self.levels_[column]:
+            changed = X.copy()
+            changed[column] = pd.Series([level] * len(X), index=X.index)
+            scores.append(self.score_samples(changed))
+        scores = np.column_stack(scores)
+        return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw new rows, with the columns, dtypes and levels that ``fit`` saw.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            ``None`` draws afresh at every call.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            As ``fit`` saw.
+
+        Raises
+        ------
+        TypeError
+            The density has no ``sample``.
+        """
+        check_is_fitted(self)
+        if not hasattr(self.estimator_, "sample"):
+            raise TypeError(
+                f"{type(self.estimator_).__name__} has no method sample, so no rows can be drawn."
+            )
+        _tensors.check_n_samples(n_samples, self.n_features_in_)
+        source = SklearnDensity(self.estimator_)
+        source.estimator_ = self.estimator_
+        generator = _tensors.make_generator(_tensors.draw_seed(random_state))
+        kept, active = [], [c for c in self._columns if c.kind != "constant"]
+        missing = n_samples
+        for _ in range(_MAX_ROUNDS):
+            rows = _tensors.to_array(source.sample(missing, generator))
+            inside = np.all([c.inside(rows[:, j]) for j, c in enumerate(active)], axis=0)
+            kept.append(rows[inside])
+            missing -= int(inside.sum())
+            if not missing:
+                break
+        else:
+            raise ValueError("the density has nearly all of its mass beyond the levels that fit saw.")
+        rows = iter(np.concatenate(kept).T)
+        columns = [
+            c.decode(n_samples if c.kind == "constant" else next(rows), dtype)
+            for c, dtype in zip(self._columns, self._dtypes, strict=True)
+        ]
+        if not self._was_frame:
+            return np.column_stack(columns)
+        frame = pd.concat(columns, axis=1)
+        frame.columns = [c.name for c in self._columns]
+        return frame
+
+
+def _detect(column):
+    """(kind, whether it is a guess) of a column."""
+    dtype = column.dtype
+    if column.nunique() == 1:
+        return "constant", False
+    if isinstance(dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(dtype):
+        return "categorical", False
+    if pd.api.types.is_bool_dtype(dtype):
+        return "categorical", False
+    if pd.api.types.is_integer_dtype(dtype):
+        return "integer", False
+    values = column.to_numpy(dtype=np.float64)
+    whole = bool(np.isfinite(values).all() and (values == np.rint(values)).all())
+    guess = whole and len(np.unique(values)) < 0.5 * len(values)
+    return ("integer" if guess else "real"), guess
+
+
+class _Column:
+    """Between a column of the table and numbers: ``encode``, ``inside``, ``decode``."""
+
+    def __init__(self, column, name, kind):
+        self.name, self.levels = name, None
+        self.width = (
+            float(kind) if isinstance(kind, numbers.Real) else float(kind in ("integer", "categorical"))
+        )
+        self.kind = "integer" if isinstance(kind, numbers.Real) else kind
+        if kind == "constant":
+            self.levels = pd.Index(list(column.unique())[:1], dtype=object)
+            if column.nunique() > 1:
+                raise ValueError(
+                    f"kinds[{name!r}] is 'constant', but the column has {column.nunique()} values."
+                )
+        elif kind == "categorical":
+            seen = set(column.unique())
+            is_category = isinstance(column.dtype, pd.CategoricalDtype)
+            order = column.cat.categories if is_category else sorted(seen, key=_key)
+            self.levels = pd.Index([level for level in order if level in seen], dtype=object)
+        elif self.kind == "integer":
+            value, known = self.encode(column)
+            if not known.all():
+                bad = column[~known].iloc[0]
+                raise ValueError(
+                    f"column {name!r} is not on the lattice of step {self.width:g}: it holds {bad!r}."
+                )
+            self.low, self.high = value.min(), value.max()
+
+    def encode(self, column):
+        """(numbers, which rows are possible)."""
+        if self.kind in ("constant", "categorical"):
+            code = self.levels.get_indexer(pd.Index(column.astype(object), dtype=object))
+            return np.maximum(code, 0).astype(np.float64), code >= 0
+        value = _numbers(column, self.name)
+        if self.kind == "real":
+            return value, np.ones(len(value), dtype=bool)
+        cell = np.rint(value / self.width)
+        return cell * self.width, np.abs(value / self.width - cell) <= _ON_LATTICE
+
+    def inside(self, value):
+        """Which numbers belong to a value that the column can have."""
+        if self.kind == "categorical":
+            return (value >= -0.5) & (value < len(self.levels) - 0.5)
+        return np.isfinite(value)
+
+    def decode(self, value, dtype):
+        """The column that the numbers stand for, with its dtype."""
+        if self.kind == "constant":
+            return pd.Series([self.levels[0]] * value, dtype=dtype)
+        if self.kind == "categorical":
+            return pd.Series(self.levels.take(np.rint(value).astype(int)).astype(object).to_numpy()).astype(
+                dtype
+            )
+        if self.kind == "integer":
+            value = np.rint(value / self.width) * self.width
+            if pd.api.types.is_integer_dtype(dtype):
+                least = np.iinfo(getattr(dtype, "numpy_dtype", dtype)).min
+                value = np.maximum(value, least)  # no count below zero in an unsigned column
+        return pd.Series(value).astype(dtype)
+
+
+def _key(level):
+    return (type(level).__name__, level)
+
+
+def _numbers(column, name):
+    try:
+        value = column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"column {name!r} holds {column.iloc[0]!r} where a number is needed; say kinds={{{name!r}: "
+            "'categorical'} if its values are categories."
+        ) from error
+    if not np.isfinite(value).all():
+        raise ValueError(f"Input X contains infinity or NaN in column {name!r}.")
+    return value

@@ -1,0 +1,263 @@
+"""MixedDensity: probabilities of cells against closed forms, levels that sum to one, dtypes, bad input."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm, poisson
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import cross_val_score
+from sklearn.neighbors import KernelDensity
+
+from siflow_sk import InterpolantFlow, MixedDensity
+from siflow_sk.exceptions import DataWarning
+from siflow_sk.velocities import MLP
+
+MEAN, STD = np.array([1.0, 3.0]), np.array([2.0, 1.5])
+
+
+class Normal(BaseEstimator):
+    """Two independent normal columns that no data can change."""
+
+    def fit(self, X, y=None):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def score_samples(self, X):
+        d = X.shape[1]
+        return norm(MEAN[-d:], STD[-d:]).logpdf(X).sum(axis=1)
+
+    def sample(self, n_samples=1, random_state=None):
+        rng = np.random.default_rng(random_state)
+        return rng.normal(MEAN, STD, size=(n_samples, 2))[:, -self.n_features_in_ :]
+
+
+def cell(value, width):
+    """Exact log-probability of a cell of the second column."""
+    low, high = (norm(MEAN[1], STD[1]).cdf(value + side * width / 2) for side in (-1, 1))
+    return np.log(high - low)
+
+
+@pytest.fixture(scope="module")
+def people():
+    """A table as people have them: 300 rows of five kinds of column."""
+    rng = np.random.default_rng(0)
+    city = rng.choice(["Rome", "Oslo", "Lima"], size=300, p=[0.5, 0.3, 0.2])
+    return pd.DataFrame(
+        {
+            "height": rng.normal(170 + 10 * (city == "Oslo"), 5),
+            "children": rng.poisson(1.5, size=300),
+            "city": pd.Categorical(city, categories=["Oslo", "Lima", "Rome", "Cairo"]),
+            "member": rng.random(300) < 0.3,
+            "planet": "Earth",
+            "dose": rng.integers(5, 20, size=300) / 10,
+        },
+        index=np.arange(50, 350),
+    )
+
+
+def quick(**parameters):
+    flow = InterpolantFlow(max_iter=40, polish=0, velocity=MLP(width=32), random_state=0)
+    return MixedDensity(flow, random_state=0, **parameters)
+
+
+@pytest.fixture(scope="module")
+def fitted(people):
+    return quick(kinds={"dose": 0.1}, n_draws=8).fit(people)
+
+
+# -- probabilities ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1.0, 0.25])
+def test_a_lattice_column_has_the_probability_of_its_cells(width):
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(1, 2, 100), np.rint(rng.normal(3, 1.5, 100) / width) * width])
+    density = MixedDensity(Normal(), kinds={0: "real", 1: width}, n_draws=64, random_state=0).fit(X)
+    exact = norm(MEAN[0], STD[0]).logpdf(X[:, 0]) + cell(X[:, 1], width)
+    found, error = density.score_samples(X, return_error=True)
+    np.testing.assert_allclose(found, exact, atol=2e-3)
+    assert (np.abs(found - exact) < 3 * error + 1e-6).all()  # the error bar is on the safe side
+
+
+def test_the_probabilities_of_all_whole_numbers_add_up_to_one():
+    X = np.arange(-5.0, 12.0)[:, None]
+    density = MixedDensity(Normal(), kinds={0: "integer"}, n_draws=128, random_state=0).fit(X)
+    assert np.exp(density.score_samples(X)).sum() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_more_draws_raise_the_mean_towards_the_truth():
+    X = np.rint(np.random.default_rng(0).normal(3, 1.5, size=(400, 1)) / 4) * 4
+    exact = cell(X[:, 0], 4.0).mean()
+    scores = [
+        np.mean(
+            [
+                MixedDensity(Normal(), kinds={0: 4.0}, n_draws=k, random_state=s).fit(X).score(X)
+                for s in range(20)
+            ]
+        )
+        for k in (1, 4, 64)
+    ]
+    assert scores[0] < scores[1] - 0.05 < scores[2] - 0.05
+    assert scores[2] == pytest.approx(exact, abs=0.01)
+
+
+def test_counts_get_the_probabilities_of_their_law():
+    train, test = (np.random.default_rng(s).poisson(4.0, size=(n, 1)) for s, n in [(0, 1000), (1, 2000)])
+    density = MixedDensity(KernelDensity(bandwidth=0.3), kinds={0: "integer"}, random_state=0).fit(train)
+    exact = poisson(4.0).logpmf(test[:, 0]).mean()
+    assert density.score(test) == pytest.approx(exact, abs=0.05)
+    assert np.abs(density.sample(2000, random_state=0).mean() - 4.0) < 0.2
+
+
+def test_levels_given_the_other_columns_are_those_of_bayes():
+    rng = np.random.default_rng(0)
+    kind = rng.choice(["a", "b"], size=800, p=[0.7, 0.3])
+    x = rng.normal(np.where(kind == "a", 0.0, 2.0), 1.0)
+    table = pd.DataFrame({"kind": kind, "x": x})
+    flow = InterpolantFlow(max_iter=150, polish=100, velocity=MLP(width=32), random_state=0)
+    density = MixedDensity(flow, n_draws=8, random_state=0).fit(table)
+    table, x = table[:256], x[:256]
+    log_proba = density.predict_log_proba(table, "kind")
+    np.testing.assert_allclose(np.exp(log_proba).sum(axis=1), 1.0)
+    joint = np.column_stack([0.7 * norm(0, 1).pdf(x), 0.3 * norm(2, 1).pdf(x)])
+    exact = joint / joint.sum(axis=1, keepdims=True)
+    assert np.abs(np.exp(log_proba) - exact).mean() < 0.06
+
+
+def test_the_levels_of_every_categorical_column_sum_to_one(people, fitted):
+    for column, n_levels in [("city", 3), ("member", 2)]:
+        proba = np.exp(fitted.predict_log_proba(people[:20], column))
+        assert proba.shape == (20, n_levels)
+        np.testing.assert_allclose(proba.sum(axis=1), 1.0)
+    with pytest.raises(
+        ValueError, match=r"'height' is not a categorical column; those are \['city', 'member'\]"
+    ):
+        fitted.predict_log_proba(people, "height")
+
+
+# -- kinds, dtypes, levels ----------------------------------------------------------------------------------
+
+
+def test_what_was_detected_can_be_read_off(people, fitted):
+    assert fitted.kinds_ == {
+        "height": "real",
+        "children": "integer",
+        "city": "categorical",
+        "member": "categorical",
+        "planet": "constant",
+        "dose": 0.1,
+    }
+    assert fitted.levels_ == {"city": ["Oslo", "Lima", "Rome"], "member": [False, True]}
+    with pytest.warns(DataWarning, match=r"column\(s\) \['children'\] hold whole numbers that repeat"):
+        guess = MixedDensity(Normal(), n_draws=1).fit(people[["height", "children"]].astype(float))
+    assert guess.kinds_["children"] == "integer"
+    told = MixedDensity(Normal(), kinds={"children": "real"}).fit(people[["height", "children"]])
+    assert told.kinds_["children"] == "real"
+
+
+def test_draws_look_like_the_table(people, fitted):
+    drawn = fitted.sample(400, random_state=0)
+    pd.testing.assert_series_equal(drawn.dtypes, people.dtypes)
+    assert list(drawn["city"].cat.categories) == ["Oslo", "Lima", "Rome", "Cairo"]
+    assert set(drawn["city"].unique()) == {"Oslo", "Lima", "Rome"}
+    assert (drawn["planet"] == "Earth").all()
+    np.testing.assert_allclose(drawn["dose"] * 10, np.rint(drawn["dose"] * 10), atol=1e-9)
+    assert abs(drawn["member"].mean() - people["member"].mean()) < 0.15
+    assert abs((drawn["city"] == "Rome").mean() - (people["city"] == "Rome").mean()) < 0.15
+    assert np.isfinite(fitted.score_samples(drawn)).all()
+    pd.testing.assert_frame_equal(drawn, fitted.sample(400, random_state=0))
+
+
+def test_the_impossible_has_probability_zero(people, fitted):
+    row = people[:1]
+    assert np.isfinite(fitted.score(row))
+    for column, value in [("city", "Cairo"), ("planet", "Mars"), ("children", 1.5), ("dose", 0.55)]:
+        other = row.copy()
+        other[column] = pd.Series([value], index=row.index)
+        assert fitted.score_samples(other)[0] == -np.inf
+    mixed = pd.concat([row, other.astype({"children": float})])
+    np.testing.assert_array_equal(np.isfinite(fitted.score_samples(mixed)), [True, False])
+
+
+def test_dtypes_that_changed_are_read_by_their_values(people, fitted):
+    other = people.astype({"city": object, "children": float, "member": object})
+    np.testing.assert_array_equal(fitted.score_samples(other), fitted.score_samples(people))
+
+
+def test_a_row_does_not_depend_on_the_others(people, fitted):
+    np.testing.assert_allclose(fitted.score_samples(people)[:7], fitted.score_samples(people[:7]), rtol=1e-9)
+
+
+def test_arrays_give_arrays():
+    X = np.column_stack([np.random.default_rng(0).normal(size=50), np.arange(50) % 4])
+    density = MixedDensity(Normal(), kinds={1: "integer"}, random_state=0).fit(X)
+    drawn = density.sample(30, random_state=0)
+    assert isinstance(drawn, np.ndarray)
+    np.testing.assert_array_equal(drawn[:, 1], np.rint(drawn[:, 1]))
+
+
+# -- bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(height=t["height"].mask(t.index == 60)), "column 'height' has missing values"),
+        (lambda t: t.assign(city=t["city"].mask(t.index == 60)), "column 'city' has missing values"),
+        (lambda t: t.assign(height=t["height"].mask(t.index == 60, np.inf)), "infinity"),
+        (lambda t: t[["planet"]], "all columns are constant"),
+        (
+            lambda t: t.assign(name=[f"n{i}" for i in range(len(t))]),
+            "column 'name' has 300 levels in 300 rows",
+        ),
+        (lambda t: t[:1], "minimum of 2"),
+        (lambda t: pd.concat([t, t[["height"]]], axis=1), "two columns of the same name"),
+    ],
+)
+def test_tables_that_cannot_be_fitted(change, message, people):
+    with pytest.raises(ValueError, match=message):
+        MixedDensity(Normal()).fit(change(people))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ({"age": "real"}, r"there is no column \['age'\]; the columns are"),
+        ({"height": "number"}, r"kinds\['height'\] is 'number'; one of \['real'"),
+        ({"height": -1.0}, r"kinds\['height'\] is -1.0"),
+        ({"height": "integer"}, "column 'height' is not on the lattice of step 1: it holds"),
+        ({"children": "constant"}, "'constant', but the column has"),
+        ({"city": "real"}, "column 'city' holds 'Oslo' where a number is needed"),
+    ],
+)
+def test_kinds_that_a_column_cannot_have(kinds, message, people):
+    with pytest.raises(ValueError, match=message):
+        MixedDensity(Normal(), kinds=kinds).fit(people)
+
+
+def test_bad_rows_at_scoring(people, fitted):
+    with pytest.raises(ValueError, match="feature names should match"):
+        fitted.score_samples(people[people.columns[::-1]])
+    with pytest.raises(ValueError, match="missing values"):
+        fitted.score_samples(people.assign(member=None))
+    with pytest.raises(ValueError, match="column 'height' holds 'tall' where a number is needed"):
+        fitted.score_samples(people.assign(height="tall"))
+    with pytest.raises(TypeError, match="dates or durations"):
+        fitted.score_samples(people.assign(height=pd.Timestamp("2020-01-01")))
+
+
+def test_a_failed_fit_leaves_the_old_model(people, fitted):
+    copy = pickle.loads(pickle.dumps(fitted))
+    with pytest.raises(ValueError, match="missing values"):
+        copy.fit(people.assign(height=np.nan))
+    np.testing.assert_array_equal(copy.score_samples(people), fitted.score_samples(people))
+
+
+def test_cross_validation(people):
+    density = MixedDensity(KernelDensity(bandwidth=0.5), random_state=0)
+    scores = cross_val_score(
+        clone(density), people[["height", "children", "member"]], cv=3, error_score="raise"
+    )
+    assert np.isfinite(scores).all()
