@@ -69,20 +69,21 @@ class MixedDensity(DensityMixin, BaseEstimator):
     -----
     A density smooths over the edges of cells, so that some probability leaks into cells that no row can have
     (a count of -1): probabilities of all possible values add up to a little less than 1.
-    :meth:`predict_log_proba` divides by their sum.
+    :meth:`level_log_proba` divides by their sum.
 
     Examples
     --------
     >>> import numpy as np, pandas as pd
     >>> from siflow_sk import InterpolantFlow, MixedDensity
+    >>> from siflow_sk.velocities import MLP
     >>> rng = np.random.default_rng(0)
     >>> kind = rng.choice(["cat", "dog"], size=300)
     >>> table = pd.DataFrame({"kind": kind, "kg": rng.normal(np.where(kind == "cat", 4.0, 20.0), 2.0)})
-    >>> flow = InterpolantFlow(max_iter=50, polish=0, random_state=0)
+    >>> flow = InterpolantFlow(velocity=MLP(width=32), max_iter=50, polish=0, random_state=0)
     >>> density = MixedDensity(flow, random_state=0).fit(table)
     >>> density.kinds_
     {'kind': 'categorical', 'kg': 'real'}
-    >>> density.predict_log_proba(table[:5], "kind").shape
+    >>> density.level_log_proba(table[:5], "kind").shape
     (5, 2)
     >>> density.sample(3, random_state=0).columns.tolist()
     ['kind', 'kg']
@@ -272,7 +273,7 @@ class MixedDensity(DensityMixin, BaseEstimator):
         """
         return float(np.mean(self.score_samples(X)))
 
-    def predict_log_proba(self, X, column):
+    def level_log_proba(self, X, column):
         """Logarithm of the probability of each level of a categorical column, given the other columns.
 
         Parameters

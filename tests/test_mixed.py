@@ -116,10 +116,11 @@ def test_levels_given_the_other_columns_are_those_of_bayes():
     kind = rng.choice(["a", "b"], size=800, p=[0.7, 0.3])
     x = rng.normal(np.where(kind == "a", 0.0, 2.0), 1.0)
     table = pd.DataFrame({"kind": kind, "x": x})
-    flow = InterpolantFlow(max_iter=150, polish=100, velocity=MLP(width=32), random_state=0)
+    net = {"velocity": MLP(width=64), "preprocessor": "whiten"}
+    flow = InterpolantFlow(max_iter=300, polish=0, random_state=0, **net)
     density = MixedDensity(flow, n_draws=8, random_state=0).fit(table)
     table, x = table[:256], x[:256]
-    log_proba = density.predict_log_proba(table, "kind")
+    log_proba = density.level_log_proba(table, "kind")
     np.testing.assert_allclose(np.exp(log_proba).sum(axis=1), 1.0)
     joint = np.column_stack([0.7 * norm(0, 1).pdf(x), 0.3 * norm(2, 1).pdf(x)])
     exact = joint / joint.sum(axis=1, keepdims=True)
@@ -128,13 +129,13 @@ def test_levels_given_the_other_columns_are_those_of_bayes():
 
 def test_the_levels_of_every_categorical_column_sum_to_one(people, fitted):
     for column, n_levels in [("city", 3), ("member", 2)]:
-        proba = np.exp(fitted.predict_log_proba(people[:20], column))
+        proba = np.exp(fitted.level_log_proba(people[:20], column))
         assert proba.shape == (20, n_levels)
         np.testing.assert_allclose(proba.sum(axis=1), 1.0)
     with pytest.raises(
         ValueError, match=r"'height' is not a categorical column; those are \['city', 'member'\]"
     ):
-        fitted.predict_log_proba(people, "height")
+        fitted.level_log_proba(people, "height")
 
 
 # -- kinds, dtypes, levels ----------------------------------------------------------------------------------
