@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KernelDensity
 
-from siflow_sk import InterpolantFlow, MixedDensity
+from siflow_sk import InterpolantFlow, MixedDensity, load
 from siflow_sk.exceptions import DataWarning
 from siflow_sk.velocities import MLP
 
@@ -254,6 +254,13 @@ def test_a_failed_fit_leaves_the_old_model(people, fitted):
     with pytest.raises(ValueError, match="missing values"):
         copy.fit(people.assign(height=np.nan))
     np.testing.assert_array_equal(copy.score_samples(people), fitted.score_samples(people))
+
+
+def test_saved_and_loaded(people, fitted, tmp_path):
+    fitted.save(tmp_path / "mixed.safetensors")
+    again = load(tmp_path / "mixed.safetensors")
+    np.testing.assert_array_equal(again.score_samples(people), fitted.score_samples(people))
+    pd.testing.assert_frame_equal(again.sample(20, random_state=0), fitted.sample(20, random_state=0))
 
 
 def test_cross_validation(people):

@@ -10,20 +10,21 @@ import torch
 from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from . import _tensors
-from ._compat import HasMethods, Interval, StrOptions, _fit_context
-from .bases import SklearnDensity
-from .exceptions import DataWarning
-from .flow import InterpolantFlow
+from .. import _tensors
+from .._compat import HasMethods, Interval, StrOptions, _fit_context
+from ..bases import SklearnDensity
+from ..exceptions import DataWarning
+from ..flow import InterpolantFlow
+from ..persistence import SaveMixin
+from ._columns import Column, detect
 
 __all__ = ["MixedDensity"]
 
 _KINDS = ("real", "integer", "categorical", "constant")
 _MAX_ROUNDS = 100  # of drawing again what falls beyond the first or last level
-_ON_LATTICE = 1e-6  # in steps
 
 
-class MixedDensity(DensityMixin, BaseEstimator):
+class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
     r"""A density for tables with columns of whole numbers, of a lattice, and of categories.
 
     Whole numbers and categories have probabilities, not densities.  Each value gets a cell, one step wide;
@@ -138,7 +139,6 @@ class MixedDensity(DensityMixin, BaseEstimator):
         seed = _tensors.draw_seed(self.random_state)
         frame = self._table(X, reset=True)
         self._was_frame = isinstance(X, pd.DataFrame)
-        self._dtypes = [frame.iloc[:, j].dtype for j in range(frame.shape[1])]
         kinds, guessed = self._find_kinds(frame)
         if guessed:
             warnings.warn(
@@ -149,9 +149,7 @@ class MixedDensity(DensityMixin, BaseEstimator):
                 stacklevel=4,
             )
         self.kinds_ = kinds
-        self._columns = [
-            _Column(frame.iloc[:, j], name, kind) for j, (name, kind) in enumerate(kinds.items())
-        ]
+        self._columns = [Column(frame.iloc[:, j], name, kind) for j, (name, kind) in enumerate(kinds.items())]
         self.levels_ = {c.name: list(c.levels) for c in self._columns if c.kind == "categorical"}
         values, _ = self._encode(frame)
         if not values.shape[1]:
@@ -198,7 +196,7 @@ class MixedDensity(DensityMixin, BaseEstimator):
             column = frame.iloc[:, j]
             kind = given.get(name)
             if kind is None:
-                kind, guess = _detect(column)
+                kind, guess = detect(column)
                 if guess:
                     guessed.append(name)
                 if kind == "categorical" and column.nunique() > max(2, 0.5 * len(column)):
@@ -344,108 +342,9 @@ class MixedDensity(DensityMixin, BaseEstimator):
         else:
             raise ValueError("the density has nearly all of its mass beyond the levels that fit saw.")
         rows = iter(np.concatenate(kept).T)
-        columns = [
-            c.decode(n_samples if c.kind == "constant" else next(rows), dtype)
-            for c, dtype in zip(self._columns, self._dtypes, strict=True)
-        ]
+        columns = [c.decode(n_samples if c.kind == "constant" else next(rows)) for c in self._columns]
         if not self._was_frame:
             return np.column_stack(columns)
         frame = pd.concat(columns, axis=1)
         frame.columns = [c.name for c in self._columns]
         return frame
-
-
-def _detect(column):
-    """(kind, whether it is a guess) of a column."""
-    dtype = column.dtype
-    if column.nunique() == 1:
-        return "constant", False
-    if isinstance(dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(dtype):
-        return "categorical", False
-    if pd.api.types.is_bool_dtype(dtype):
-        return "categorical", False
-    if pd.api.types.is_integer_dtype(dtype):
-        return "integer", False
-    values = column.to_numpy(dtype=np.float64)
-    whole = bool(np.isfinite(values).all() and (values == np.rint(values)).all())
-    guess = whole and len(np.unique(values)) < 0.5 * len(values)
-    return ("integer" if guess else "real"), guess
-
-
-class _Column:
-    """Between a column of the table and numbers: ``encode``, ``inside``, ``decode``."""
-
-    def __init__(self, column, name, kind):
-        self.name, self.levels = name, None
-        self.width = (
-            float(kind) if isinstance(kind, numbers.Real) else float(kind in ("integer", "categorical"))
-        )
-        self.kind = "integer" if isinstance(kind, numbers.Real) else kind
-        if kind == "constant":
-            self.levels = pd.Index(list(column.unique())[:1], dtype=object)
-            if column.nunique() > 1:
-                raise ValueError(
-                    f"kinds[{name!r}] is 'constant', but the column has {column.nunique()} values."
-                )
-        elif kind == "categorical":
-            seen = set(column.unique())
-            is_category = isinstance(column.dtype, pd.CategoricalDtype)
-            order = column.cat.categories if is_category else sorted(seen, key=_key)
-            self.levels = pd.Index([level for level in order if level in seen], dtype=object)
-        elif self.kind == "integer":
-            value, known = self.encode(column)
-            if not known.all():
-                bad = column[~known].iloc[0]
-                raise ValueError(
-                    f"column {name!r} is not on the lattice of step {self.width:g}: it holds {bad!r}."
-                )
-            self.low, self.high = value.min(), value.max()
-
-    def encode(self, column):
-        """(numbers, which rows are possible)."""
-        if self.kind in ("constant", "categorical"):
-            code = self.levels.get_indexer(pd.Index(column.astype(object), dtype=object))
-            return np.maximum(code, 0).astype(np.float64), code >= 0
-        value = _numbers(column, self.name)
-        if self.kind == "real":
-            return value, np.ones(len(value), dtype=bool)
-        cell = np.rint(value / self.width)
-        return cell * self.width, np.abs(value / self.width - cell) <= _ON_LATTICE
-
-    def inside(self, value):
-        """Which numbers belong to a value that the column can have."""
-        if self.kind == "categorical":
-            return (value >= -0.5) & (value < len(self.levels) - 0.5)
-        return np.isfinite(value)
-
-    def decode(self, value, dtype):
-        """The column that the numbers stand for, with its dtype."""
-        if self.kind == "constant":
-            return pd.Series([self.levels[0]] * value, dtype=dtype)
-        if self.kind == "categorical":
-            return pd.Series(self.levels.take(np.rint(value).astype(int)).astype(object).to_numpy()).astype(
-                dtype
-            )
-        if self.kind == "integer":
-            value = np.rint(value / self.width) * self.width
-            if pd.api.types.is_integer_dtype(dtype):
-                least = np.iinfo(getattr(dtype, "numpy_dtype", dtype)).min
-                value = np.maximum(value, least)  # no count below zero in an unsigned column
-        return pd.Series(value).astype(dtype)
-
-
-def _key(level):
-    return (type(level).__name__, level)
-
-
-def _numbers(column, name):
-    try:
-        value = column.to_numpy(dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"column {name!r} holds {column.iloc[0]!r} where a number is needed; say kinds={{{name!r}: "
-            "'categorical'} if its values are categories."
-        ) from error
-    if not np.isfinite(value).all():
-        raise ValueError(f"Input X contains infinity or NaN in column {name!r}.")
-    return value
