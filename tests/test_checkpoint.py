@@ -9,6 +9,7 @@ import kill_fit
 import numpy as np
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 
 import siflow_sk
 from siflow_sk import InterpolantFlow
@@ -30,7 +31,7 @@ def path(tmp_path):
 
 
 def quick(**parameters):
-    settings = {"velocity": MLP(width=8, time_width=8), "max_iter": 15, "polish": 25, "random_state": 0}
+    settings = {"velocity": MLP(width=8, time_width=8), "max_iter": 15, "polish": 15, "random_state": 0}
     return InterpolantFlow(**{**settings, **parameters})
 
 
@@ -91,7 +92,8 @@ CONFIGURATIONS = {
     "adaptive": {"solver": "dopri5", "preprocessor": "whiten", "base": "student_t"},
     "no validation": {"early_stopping": False, "preprocessor": "standardize"},
     "no polish": {"polish": 0, "interpolant": "linear"},
-    "learnt path": {"interpolant": "fourier", "coupling": "optimal_transport"},
+    "learnt path": {"interpolant": "fourier", "coupling": "optimal_transport", "batch_size": 64},
+    "base that draws numbers": {"base": GaussianMixture(3, init_params="random")},
     "learning rate falls": {"learning_rate_init": 0.3, "n_iter_no_change": 1, "polish": 60},
 }
 
@@ -120,7 +122,11 @@ def test_going_on_is_equal_to_the_bit(name, X, path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", counted)
         wanted = learnt(quick(**CONFIGURATIONS[name]).fit(X), X)
-    for after in (2, calls[0] // 3, calls[0] // 2, calls[0]):  # each goes on where the one before was stopped
+    for after in (
+        calls[0] // 3,
+        2 * calls[0] // 3,
+        calls[0],
+    ):  # each from where the last stopped
         flow, before = quick(**CONFIGURATIONS[name]), 0
         if path.exists():
             states = OpenCheckpoint(path).states
@@ -129,9 +135,22 @@ def test_going_on_is_equal_to_the_bit(name, X, path, monkeypatch):
         assert not hasattr(flow, "velocity_")
     flow = quick(**CONFIGURATIONS[name]).fit(X, checkpoint=path)
     equal(learnt(flow, X), wanted)
-    with monkeypatch.context() as patch:  # the finished checkpoint: the model again, without a step
-        patch.setattr(Trainer, "_step", None)
-        equal(learnt(quick(**CONFIGURATIONS[name]).fit(X, checkpoint=path), X), wanted)
+
+
+def test_a_finished_checkpoint_gives_the_model_without_a_step(X, path, monkeypatch):
+    wanted = learnt(quick().fit(X, checkpoint=path), X)
+    monkeypatch.setattr(Trainer, "_step", None)
+    equal(learnt(quick().fit(X, checkpoint=path), X), wanted)
+
+
+def test_the_first_of_two_candidates_goes_on(path, monkeypatch):
+    """The second one has drawn numbers in between, and draws them again when training is taken up."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 2)) * 0.3 + np.sign(rng.normal(size=(200, 2)))
+    flow = quick().fit(X)
+    assert flow.preprocessor_.density_  # that is the first
+    stopped(quick(), X, Checkpoint(path, every=0), monkeypatch, 2 * 15 + 4)
+    equal(learnt(quick().fit(X, checkpoint=path), X), learnt(flow, X))
 
 
 def test_a_fit_without_a_seed_goes_on_with_the_seed_it_had(X, path, monkeypatch):

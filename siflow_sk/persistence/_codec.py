@@ -266,8 +266,6 @@ class Decoder:
 
     def _objects(self, node):
         items, shape = [self.decode(v) for v in node["items"]], tuple(node["shape"])
-        if math.prod(shape) != len(items) or not all(type(n) is int and n >= 0 for n in shape):
-            raise ValueError("the items do not fill the array")
         if node["kind"] == "U":
             return np.array(items, dtype=str).reshape(shape)
         value = np.empty(len(items), dtype=object)
