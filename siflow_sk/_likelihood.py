@@ -1,8 +1,8 @@
 """Push forward, pull back with log-density, error estimate; always in blocks of one fixed shape.
 
 Matrix products may round differently for different numbers of rows.  Rows are therefore worked on in blocks
-of exactly ``BLOCK`` rows, the last one padded, so that a row's result is the same to the bit whoever its
-neighbours are, and memory does not grow with the number of rows.
+of one size, the last one padded, so that a row's result is the same to the bit whoever its neighbours are,
+and memory does not grow with the number of rows.
 """
 
 import math
@@ -13,11 +13,12 @@ from ._score import score_from_velocity
 from .solvers import integrate_sde
 from .velocities import hold_weights, velocity_and_divergence
 
-BLOCK = 256
+# rows of a block: what the caches hold on a CPU, what fills a GPU
+BLOCK = {"cpu": 256, "cuda": 4096}
 
 
 def in_blocks(function, x, *others):
-    """Apply ``function`` to blocks of ``BLOCK`` rows and join the tuples of tensors that it returns.
+    """Apply ``function`` to blocks of one size and join the tuples of tensors that it returns.
 
     A device that runs out of memory gets blocks of half the size from there on.  Their products may round
     differently.
@@ -27,7 +28,7 @@ def in_blocks(function, x, *others):
     MemoryError
         Not even one row fits.
     """
-    size, start, results = BLOCK, 0, []
+    size, start, results = BLOCK[x.device.type], 0, []
     while start < len(x):
         parts = [a[start : start + size] for a in (x, *others)]
         try:

@@ -3,6 +3,7 @@
 Runs where a CUDA device is.  ``SIFLOW_DEVICE=cpu`` runs the same tests on the CPU, to try them.
 """
 
+import functools
 import os
 import pickle
 
@@ -15,6 +16,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import siflow_sk
 from siflow_sk import InterpolantFlow
+from siflow_sk._objective import likelihood_loss, quadratic_loss
+from siflow_sk._training import Data, Settings, Trainer
+from siflow_sk.bases import StandardNormal
+from siflow_sk.interpolants import Linear
 from siflow_sk.velocities import MLP
 
 DEVICE = os.environ.get("SIFLOW_DEVICE", "cuda")
@@ -86,6 +91,38 @@ def test_two_fits_agree():
     first, second = (on_device().fit(X).score_samples(X) for _ in range(2))
     # products on a GPU may add up in another order
     np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="graphs are CUDA's")
+@pytest.mark.parametrize("stage", ["quadratic", "likelihood"])
+def test_recorded_steps_train_as_plain_ones(stage):
+    """Ten updates, three before the record and seven replayed, against ten updates of plain calls."""
+    x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)).cuda()
+    data = Data(x, torch.full((500,), 1 / 500, dtype=torch.float64, device="cuda"), 500)
+    found = []
+    for recordable in (True, False):
+        generator = torch.Generator("cuda").manual_seed(1)
+        network = MLP(width=32).build(3, torch.Generator().manual_seed(0)).cuda()
+        trainer = Trainer(
+            network, StandardNormal(), Linear(), data, Settings(1, 1, 64, 1e-3, 0.5, 0.9, 1e-3, 5), generator
+        )
+        if stage == "quadratic":
+            update = trainer._update(functools.partial(quadratic_loss, network, Linear()))
+        else:
+            update = trainer._update(
+                functools.partial(likelihood_loss, network, StandardNormal(), penalty=1.0)
+            )
+        update.recordable = recordable
+        losses = []
+        for k in range(10):
+            rows, other = (torch.randn(64, 3, generator=generator, device="cuda") for _ in range(2))
+            times = torch.rand(64, 1, generator=generator, device="cuda")
+            knots = torch.tensor([1.0, 0.4, 0.0], device="cuda")
+            inputs = (times, other, rows) if stage == "quadratic" else (rows, knots)
+            losses.append(trainer._step(update, 1e-3 * (k + 1), *inputs))
+        assert (update.graph is not None) == recordable
+        found.append([torch.stack(losses), *network.parameters(), *trainer.average.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_samples_and_latent_points_round_trip(fitted):

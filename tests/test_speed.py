@@ -251,7 +251,8 @@ def test_gpu_script_reports_every_step(tmp_path):
     page = (tmp_path / "out" / "gpu.md").read_text(encoding="utf-8")
     for line in (
         r"| tests | passed | \d+ | 61 passed in 3.2s |",
-        r"| uci | passed | \d+ | [1/1] concrete: NLL 1.0 |",
+        r"| power | passed | \d+ | [1/1] concrete: NLL 1.0 |",
+        r"| bsds300 | passed | \d+ | [1/1] concrete: NLL 1.0 |",
         r"| speed | failed (3) | \d+ | [9/9] score cuda: 2.00 ms |",
     ):
         pattern = re.escape(line).replace(re.escape(r"\d+"), r"\d+")

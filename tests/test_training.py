@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture
 
 from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Batches, Data, Settings, Trainer
+from siflow_sk._training._capture import Recorded
 from siflow_sk._training._loop import jittered_knots, stratified_times
 from siflow_sk.bases import StandardNormal
 from siflow_sk.exceptions import TrainingWarning
@@ -193,6 +194,27 @@ def test_the_gradient_of_the_likelihood_loss():
         parameter.sub_(2e-5 * direction)
         below = loss()
     assert ((above - below) / 2e-5).item() == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
+
+
+def test_what_cannot_be_recorded_runs_as_on_the_cpu(monkeypatch):
+    """Where CUDA refuses a graph every call is a plain one, and recording is tried once."""
+    refused = []
+
+    def refuse(*_):
+        refused.append(1)
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    class OnDevice(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(Recorded, "_beside", lambda self: self.function(*self.inputs))
+    total = torch.zeros(1)
+    add = Recorded(lambda x: total.add_(x.as_subclass(torch.Tensor)).clone())
+    found = [add(torch.tensor([1.0]).as_subclass(OnDevice)).item() for _ in range(6)]
+    assert found == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]  # no step lost, none done twice
+    assert len(refused) == 1
 
 
 # -- the trainer ----------------------------------------------------------------------------------------
@@ -386,3 +408,28 @@ def test_a_gaussian_base_is_fitted_to_the_latent_rows():
     np.testing.assert_allclose(flow.base_.mean_.numpy(), rows.mean(axis=0), rtol=0, atol=1e-6)
     covariance = (flow.base_.cholesky_ @ flow.base_.cholesky_.T).numpy()
     np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.5, 12.0, 60.0])
+def test_a_stiff_field_is_polished_with_more_steps_and_less_penalty(generator, rate):
+    """dx/dt = rate x: two classical steps follow the slow one, more a faster one, none the fastest."""
+
+    class Growth(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rate = torch.nn.Parameter(torch.tensor(rate))
+
+        def forward(self, t, x):
+            return self.rate * x
+
+        def value_and_divergence(self, t, x):
+            return self.rate * x, (self.rate * x.shape[1]).expand(len(x))
+
+    x = torch.randn(100, 2, generator=generator)
+    even = torch.full((100,), 0.01, dtype=torch.float64)
+    data = Data(x, even, 100, x, even)
+    trainer = Trainer(Growth(), StandardNormal(), Linear(), data, settings(), generator)
+    n_steps, penalty = trainer._steps_and_penalty()
+    assert (n_steps == 2, n_steps == 8) == (rate == 0.5, rate == 60.0)
+    assert (penalty == 100.0) == (rate < 60.0)
+    assert penalty > 0

@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
     ----------
     params : iterable of tensors
         Matrices.
-    lr : float
+    lr : float or tensor of shape ()
     momentum : float, default=0.95
     weight_decay : float, default=0.0
     """
@@ -54,4 +54,4 @@ class Muon(torch.optim.Optimizer):
                 average = state["momentum"].lerp_(p.grad, 1.0 - momentum)
                 update = orthogonalised(p.grad.lerp(average, momentum))
                 p.mul_(1.0 - lr * group["weight_decay"])
-                p.add_(update, alpha=-0.2 * lr * math.sqrt(max(p.shape)))
+                p.sub_(update * (0.2 * math.sqrt(max(p.shape)) * lr))

@@ -1,6 +1,7 @@
 """Options that the subcommands share."""
 
 import argparse
+import ast
 import shlex
 from pathlib import Path
 
@@ -79,3 +80,17 @@ def shown(arguments):
         elif not argument.startswith(tuple(f"{path}=" for path in _PATHS)):
             kept.append(argument)
     return shlex.join(["python", "-m", "siflow_sk.benchmarks", *kept])
+
+
+def parameters(text):
+    """Type of an option: ``name=value,name=value`` for ``set_params``; a value is a literal or a string."""
+    found = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not (equals and name.strip()):
+            raise argparse.ArgumentTypeError(f"wanted name=value,name=value, got {part!r}")
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value.strip()
+    return found

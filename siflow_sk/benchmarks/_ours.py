@@ -12,7 +12,7 @@ from ._tables import rows_to_fit
 
 
 def fit_default(X, seed, quick=False, **parameters):
-    """Fit with default settings, but for a device or a precision.
+    """Fit with default settings, but for ``parameters``, for example a device.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def fit_default(X, seed, quick=False, **parameters):
     budget = {"max_iter": 20, "polish": 10} if quick else {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        flow = InterpolantFlow(random_state=seed, **budget, **parameters).fit(X)
+        flow = InterpolantFlow(random_state=seed, **budget).set_params(**parameters).fit(X)
     messages = sorted({str(w.message) for w in caught})
     if any(message.startswith("Training interrupted") for message in messages):
         raise KeyboardInterrupt

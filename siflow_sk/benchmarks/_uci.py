@@ -7,7 +7,7 @@ import torch
 
 from . import _paper, _uci_report, _uci_sets
 from ._jobs import Job, measure_missing, say, write_page
-from ._options import add_command, names
+from ._options import add_command, names, parameters
 from ._ours import fit_and_score
 from ._peers import gaussian
 from ._records import Records, code_of
@@ -36,6 +36,13 @@ def add_parser(commands):
     add("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     add("--max-iter", type=int, metavar="N", help="steps of our quadratic stage (default: the estimator's)")
     add("--polish", type=int, metavar="N", help="steps of our polish (default: the estimator's)")
+    add(
+        "--parameters",
+        type=parameters,
+        default={},
+        metavar="A=1,B=x",
+        help="further parameters of our estimator, for example velocity__width=1024,preprocessor=whiten",
+    )
     add(
         "--steps",
         type=int,
@@ -77,6 +84,7 @@ def run(
     device="auto",
     max_iter=None,
     polish=None,
+    parameters=None,
     steps=_paper.STEPS,
     minutes=None,
     pairing="all",
@@ -102,6 +110,7 @@ def run(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     ours = {"max_iter": max_iter or "auto", "polish": "auto" if polish is None else polish}
+    ours |= parameters or {}
     paper = {"steps": steps, "minutes": minutes, "pairing": pairing}
     if quick:
         ours, paper = {"max_iter": 20, "polish": 10}, {"steps": 20, "minutes": None, "pairing": "one"}

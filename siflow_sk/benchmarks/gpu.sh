@@ -44,21 +44,27 @@ step() {
         tr -d '|=' | sed "s#$PWD/##g") |"
 }
 
-has() { "$PYTHON" -m siflow_sk.benchmarks "$1" --help >/dev/null 2>&1; }
-
 SECTIONS=score,sample,fit
 if "$PYTHON" -c 'import zuko, flow_matching' 2>/dev/null; then SECTIONS=same,$SECTIONS; fi
 
-SIFLOW_DEVICE=$DEVICE step tests 150 'passed|failed|error' \
-    "$PYTHON" -m pytest tests/test_cuda.py -m gpu -p no:cacheprovider
-if has uci; then
+uci() { # uci NAME SECONDS ARGUMENTS...
+    local name=$1 limit=$2
+    shift 2
     # shellcheck disable=SC2086
-    step uci 150 '^[A-Z]+: |^\[' "$PYTHON" -m siflow_sk.benchmarks uci --device "$DEVICE" --data "$DATA" \
-        --output "$WORK/uci.jsonl" --report "$WORK/uci.rst" ${UCI:---quick}
-fi
+    step "$name" "$limit" '^\[.*NLL|rror' "$PYTHON" -m siflow_sk.benchmarks uci --models ours --device "$DEVICE" \
+        --data "$DATA" --output "$WORK/$name.jsonl" --report "$WORK/$name.rst" $QUICK "$@"
+}
+
+SIFLOW_DEVICE=$DEVICE step tests 120 'passed|failed|error' \
+    "$PYTHON" -m pytest tests/test_cuda.py -m gpu -p no:cacheprovider
+uci power 60 --sets power
+uci miniboone 60 --sets miniboone
 # shellcheck disable=SC2086
-step speed 200 '^\[' "$PYTHON" -m siflow_sk.benchmarks speed --device "$DEVICE" --sections "$SECTIONS" \
+step speed 100 '^\[' "$PYTHON" -m siflow_sk.benchmarks speed --device "$DEVICE" --sections "$SECTIONS" \
     --output "$WORK/speed.jsonl" --report "$WORK/speed.rst" $QUICK
+# a million rows: wide network, half a minute of preparation, the rest is training
+uci bsds300 340 --sets bsds300 --max-iter 30000 --polish 12000 \
+    --parameters velocity__width=1024,preprocessor=whiten
 
 machine=$("$PYTHON" - <<'PY'
 import platform
@@ -81,7 +87,7 @@ PY
     echo "$machine"
     echo
     echo "$table"
-    for name in uci speed; do
+    for name in power miniboone bsds300 speed; do
         [ -f "$WORK/$name.log" ] || continue
         printf '\n## %s\n\n```\n' "$name"
         grep -E '^(\[|[A-Z ]+: )' "$WORK/$name.log"

@@ -10,6 +10,7 @@ from ._base import Chain, moments
 _TAIL = 0.5  # curvature of the logarithmic tails outside the tabulated range
 _DF = 3.0  # the Student-t part of every marginal density
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+_ENOUGH = 50_000  # rows that a map of one column is learnt from
 
 
 def yeo_johnson(x, power):
@@ -27,6 +28,14 @@ def yeo_johnson(x, power):
     return torch.where(x >= 0, y, -y), (exponent - 1.0) * log
 
 
+def _enough(x, weight):
+    """At most ``_ENOUGH`` rows, evenly spaced, and their weights: more tell a column's shape no better."""
+    if len(x) <= _ENOUGH:
+        return x, weight
+    rows = torch.linspace(0, len(x) - 1, _ENOUGH, dtype=torch.float64).round().long()
+    return x[rows], weight[rows] / weight[rows].sum()
+
+
 class YeoJohnson:
     """Yeo-Johnson per column, power by maximum likelihood in [0, 2], then standardised.
 
@@ -35,10 +44,10 @@ class YeoJohnson:
 
     def fit(self, x, weight):
         low, high = x.new_zeros(x.shape[1]), x.new_full((x.shape[1],), 2.0)
-        golden = 0.5 * (math.sqrt(5.0) - 1.0)
+        golden, few = 0.5 * (math.sqrt(5.0) - 1.0), _enough(x, weight)
         for _ in range(24):  # golden section, interval 2 * 0.618^24 = 2e-5
             left, right = high - golden * (high - low), low + golden * (high - low)
-            down = self._likelihood(x, weight, left) > self._likelihood(x, weight, right)
+            down = self._likelihood(*few, left) > self._likelihood(*few, right)
             low, high = torch.where(down, low, left), torch.where(down, right, high)
         self.power = 0.5 * (low + high)
         self.mean, std = moments(yeo_johnson(x, self.power)[0], weight)
@@ -78,6 +87,7 @@ class Marginals:
     n_cells = 4095  # 4096 knots: the FFT likes powers of two
 
     def fit(self, x, weight):
+        x, weight = _enough(x, weight)
         tables = [self._column(column, weight) for column in x.T.contiguous()]
         self.active = torch.tensor([table is not None for table in tables])
         placeholder = (x.new_tensor(-1.0), x.new_tensor(2.0), x.new_ones(2), x.new_ones(2), 0.0)
