@@ -55,7 +55,7 @@ def test_fault_54_out_of_memory_halves_the_block(method, limit, hungry, moons_fl
     found = getattr(flow, method)(X)
     np.testing.assert_allclose(found, getattr(moons_flow, method)(X), rtol=1e-9, atol=1e-9)
     sizes = flow.velocity_.sizes
-    assert sizes[0] == _likelihood.BLOCK
+    assert sizes[0] == _likelihood.BLOCK["cpu"]
     # each size that did not fit was tried once, and what fits is kept
     assert [n for n in sizes if n > limit] == [256 // 2**k for k in range(9) if 256 // 2**k > limit]
     assert set(sizes[-10:]) == {max(256 // 2**k for k in range(9) if 256 // 2**k <= limit)}
