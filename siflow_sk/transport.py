@@ -42,6 +42,7 @@ def _slot_constraints(slot, table):
     ]
 
 
+@own
 @dataclass
 class Segment:
     """The flow between two neighbouring times, on a clock of its own that runs from 0 to 1."""
@@ -55,9 +56,6 @@ class Segment:
     def clock(self, t):
         """Time on the clock of the segment, cut off at its ends."""
         return min(max((t - self.start) / (self.end - self.start), 0.0), 1.0)
-
-
-own(Segment)  # a file may hold it
 
 
 class _Rows:
