@@ -8,6 +8,7 @@ which row belongs to which: optimal transport inside each batch pairs them.
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.base import BaseEstimator
 
 from siflow_sk import InterpolantTransport
 from siflow_sk.datasets import EightGaussians, make_eight_gaussians, make_moons
@@ -15,7 +16,20 @@ from siflow_sk.velocities import MLP
 
 source = make_eight_gaussians(2000, random_state=0)
 target = 3.0 * make_moons(1500, random_state=0)
-transport = InterpolantTransport(velocity=MLP(width=64), max_iter=800, random_state=0)
+
+
+class Known(BaseEstimator):
+    """The density of the source, for the last picture; the maps do not need it."""
+
+    def fit(self, X, y=None):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def score_samples(self, X):
+        return EightGaussians().score_samples(X)
+
+
+transport = InterpolantTransport(source_density=Known(), velocity=MLP(width=64), max_iter=500, random_state=0)
 transport.fit(source, target)
 
 # %%
@@ -60,20 +74,7 @@ plt.show()
 # -------------------------------------------------
 # The density of the eight Gaussians is known here, so the flow gives one of the moons.
 
-from sklearn.base import BaseEstimator
-
-
-class Known(BaseEstimator):
-    def fit(self, X, y=None):
-        self.n_features_in_ = X.shape[1]
-        return self
-
-    def score_samples(self, X):
-        return EightGaussians().score_samples(X)
-
-
-transport.set_params(source_density=Known()).fit(source, target)
-a, b = np.meshgrid(np.linspace(-4.5, 7.5, 80), np.linspace(-3.5, 5.0, 60))
+a, b = np.meshgrid(np.linspace(-4.5, 7.5, 60), np.linspace(-3.5, 5.0, 42))
 grid = np.column_stack([a.ravel(), b.ravel()])
 figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained", sharex=True, sharey=True)
 for axis, t in zip(axes, [0.0, 0.5, 1.0], strict=True):
