@@ -1,0 +1,157 @@
+"""Threads, processes and forks give what one thread gives, to the bit, and nothing hangs."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from conftest import global_state, quick
+from sklearn.base import clone
+
+from siflow_sk.velocities import MLP
+
+SMALL = {"max_iter": 8, "polish": 4, "velocity": MLP(width=16)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The number of threads inside a product may change how it is rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fitted(seed, X):
+    return quick(**SMALL, random_state=seed).fit(X)
+
+
+def answers(flow, X):
+    return flow.score_samples(X), flow.transform(X), flow.sample(20, random_state=3)
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fault_69_threads_fit_clones(moons):
+    """Six clones in four threads, each equal to the bit to its sequential twin."""
+    flow = quick(**SMALL)
+    clones = [clone(flow).set_params(random_state=i % 3) for i in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda f: f.fit(moons), clones))
+    expected = [answers(fitted(seed, moons), moons) for seed in range(3)]
+    for i, f in enumerate(clones):
+        same(answers(f, moons), expected[i % 3])
+
+
+def test_fault_69_threads_share_one_model(moons_flow, moons):
+    expected = answers(moons_flow, moons)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: answers(moons_flow, moons), range(8)):
+            same(found, expected)
+
+
+def test_fault_69_threads_score_while_another_fits(moons_flow, moons):
+    """A fit next door switches gradients on in its own thread alone."""
+    expected = moons_flow.score_samples(moons)
+    with ThreadPoolExecutor(2) as pool:
+        fit = pool.submit(fitted, 0, moons)
+        found = [moons_flow.score_samples(moons) for _ in range(10)]
+        fit.result()
+    for scores in found:
+        np.testing.assert_array_equal(scores, expected)
+
+
+def test_fault_70_threads_fit_the_same_object(moons):
+    """The last commit wins: what is left answers like one of the fits, never like a mixture."""
+    tables = [moons, moons * 3.0 + 1.0]
+    expected = [quick(**SMALL).fit(table).score_samples(moons) for table in tables]
+    flow = quick(**SMALL)
+    gate = threading.Barrier(2)
+
+    def fit(table):
+        gate.wait()
+        flow.fit(table)
+
+    for _ in range(4):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(fit, tables))
+        scores = flow.score_samples(moons)
+        assert any(np.array_equal(scores, e) for e in expected)
+
+
+def test_fault_68_processes_fit_clones(moons):
+    """loky's workers find to the bit what this process finds, on one torch thread each."""
+    seeds = [0, 1, 2]
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(in_a_worker)(seed, moons) for seed in seeds)
+    for seed, (result, threads) in zip(seeds, found, strict=True):
+        same(result, answers(fitted(seed, moons), moons))
+        assert threads == 1
+
+
+def in_a_worker(seed, X):
+    return answers(fitted(seed, X), X), torch.get_num_threads()
+
+
+FORK = """
+import os, signal, sys
+import numpy as np, torch
+torch.set_num_threads(4)
+a = torch.randn(600, 600, generator=torch.Generator().manual_seed(0))
+(a @ a).sum()  # the thread pool is there
+sys.path.insert(0, sys.argv[1])
+from conftest import quick
+from sklearn.datasets import make_moons
+X, _ = make_moons(300, noise=0.1, random_state=0)
+flow = quick().fit(X)
+torch.set_num_threads(1)
+expected = flow.score_samples(X), quick(max_iter=3, polish=1).fit(X).score_samples(X)
+torch.set_num_threads(4)
+for _ in range(2):
+    flow.score_samples(X)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a child that hangs is ended, and the parent sees it
+        ok = torch.get_num_threads() == 1
+        ok = ok and np.array_equal(flow.score_samples(X), expected[0])
+        ok = ok and np.array_equal(quick(max_iter=3, polish=1).fit(X).score_samples(X), expected[1])
+        os._exit(0 if ok else 3)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_fault_67_a_fork_after_use(tmp_path):
+    """Children of a process whose torch threads have run: no hang, the same numbers on one thread."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORK), here],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["0", "0"]
+
+
+def test_the_guard_of_the_suite_sees_a_change():
+    before = global_state()
+    state = torch.get_rng_state()
+    torch.rand(1)
+    assert global_state() != before
+    torch.set_rng_state(state)
+    assert global_state() == before
+    with torch.no_grad():
+        assert global_state() != before
+    with np.errstate(over="raise"):
+        assert global_state() != before
