@@ -7,6 +7,7 @@ import torch as _torch
 from ._about import show_versions
 from ._version import __version__
 from .classifier import InterpolantClassifier
+from .conditional import ConditionalInterpolantFlow
 from .flow import InterpolantFlow
 from .mixed import MixedDensity
 from .outlier import InterpolantOutlierDetector
@@ -15,6 +16,7 @@ from .pipeline import DensityPipeline, make_density_pipeline
 from .transport import InterpolantTransport
 
 __all__ = [
+    "ConditionalInterpolantFlow",
     "DensityPipeline",
     "InterpolantClassifier",
     "InterpolantFlow",

@@ -11,7 +11,7 @@ import torch
 
 from ._score import score_from_velocity
 from .solvers import integrate_sde
-from .velocities import hold_weights, velocity_and_divergence
+from .velocities import given, hold_weights, velocity_and_divergence
 
 # rows of a block: what the caches hold on a CPU, what fills a GPU
 BLOCK = {"cpu": 256, "cuda": 4096}
@@ -61,27 +61,28 @@ def _flow(velocity):
 
 
 def _flow_with_divergence(velocity):
-    velocity = hold_weights(velocity)
     return lambda t, state: velocity_and_divergence(velocity, t, state[0])
 
 
-def transport(velocity, solver, x, t0, t1):
+def transport(velocity, solver, x, t0, t1, context=None):
     """Points ``x`` ``(n, d)`` carried from time ``t0`` to ``t1``; rows that could not be solved are NaN.
 
-    Rows that a solver with a fallback leaves without a finite result are tried once more by that.
+    Rows that a solver with a fallback leaves without a finite result are tried once more by that.  A
+    conditional velocity takes the context of every row, ``(n, k)``.
     """
+    rows = (x,) if context is None else (x, context)
 
-    def block(points):
-        (moved,) = solver.integrate(_flow(velocity), (points,), t0, t1)
+    def block(points, *context):
+        (moved,) = solver.integrate(_flow(given(velocity, *context)), (points,), t0, t1)
         return (torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, math.nan),)
 
     with torch.no_grad():
-        moved = in_blocks(block, x)[0]
+        moved = in_blocks(block, *rows)[0]
         if hasattr(solver, "fallback"):
             redo = torch.isnan(moved).any(1) & torch.isfinite(x).all(1)
             if redo.any():
                 solver = solver.fallback(x.dtype)
-                moved[redo] = in_blocks(block, x[redo])[0]
+                moved[redo] = in_blocks(block, *(a[redo] for a in rows))[0]
     return moved
 
 
@@ -106,7 +107,7 @@ def path_energy(velocity, solver, x):
         return in_blocks(block, x)[1]
 
 
-def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False):
+def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False, context=None):
     r"""Log-density at time ``t`` from the one that is known at ``t_known``, and an error estimate.
 
     .. math:: \log\rho_t(x) = \log\rho_s(X_{t,s}(x)) - \int_s^t \nabla\cdot v_\tau(X_{t,\tau}(x))\,d\tau
@@ -127,6 +128,8 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False)
     t_known : float, default=0.0
     verify : bool, default=False
         Estimate the error by a second solution with smaller steps, which takes about twice as long again.
+    context : tensor of shape (n, k), default=None
+        Of every row, for a conditional velocity.
 
     Returns
     -------
@@ -135,13 +138,17 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False)
     error : tensor of shape (n,)
         Estimated numerical error in nats; NaN for a solver that makes no estimate.
     """
-    rows = (x, t.to(x)) if isinstance(t, torch.Tensor) else (x,)
+    others = {"times": t.to(x)} if isinstance(t, torch.Tensor) else {}
+    others |= {} if context is None else {"context": context}
+    rows = (x, *others.values())
 
     def attempt(solver, rows):
-        def block(points, *times):
+        def block(points, *values):
+            given_here = dict(zip(others, values, strict=True))
             state = (points, points.new_zeros(len(points)))
-            if times:
-                clock = _on_unit_clock(field, times[0], t_known)
+            field = _flow_with_divergence(given(held, given_here.get("context")))
+            if "times" in given_here:
+                clock = _on_unit_clock(field, given_here["times"], t_known)
                 (latent, change), error = _solve(solver, clock, state, 1.0, 0.0)
             else:
                 (latent, change), error = _solve(solver, field, state, t, t_known)
@@ -159,7 +166,7 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False)
         return _distance(value, better) + error / 32.0 + _rounding(value)
 
     with torch.no_grad():
-        field = _flow_with_divergence(velocity)
+        held = hold_weights(velocity)
         value, error = attempt(solver, rows)
         redo = torch.zeros_like(value, dtype=torch.bool)
         if hasattr(solver, "fallback"):
@@ -339,11 +346,12 @@ def rehearse(solver):
         raise ValueError(f"solver={solver!r} cannot solve dx/dt = 0; check its parameters.")
 
 
-def calibrate(velocity, base, solver, x):
-    """Let a solver that has a grid to choose do so on rows ``x``."""
+def calibrate(velocity, base, solver, x, context=None):
+    """Let a solver that has a grid to choose do so on rows ``x``, each at its context."""
     if hasattr(solver, "calibrate"):
         state = (x, x.new_zeros(len(x)))
         with torch.no_grad():
+            velocity = given(hold_weights(velocity), context)
             solver.calibrate(
                 _flow_with_divergence(velocity), state, 1.0, 0.0, lambda s: base.log_prob(s[0]) + s[1]
             )

@@ -58,21 +58,42 @@ def check_points(estimator, X):
     return check_array(_plain(X), dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
 
 
-def _plain(X):
+def check_target(estimator, y, n_rows):
+    """A target ``(n,)`` or ``(n, d)`` as float64, its shape kept.
+
+    Raises
+    ------
+    ValueError
+        None, NaN, infinity, text, masked values, or not one entry for each of the ``n_rows`` rows of X.
+    """
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+    y = check_array(_plain(y, "y"), dtype=np.float64, ensure_2d=False, input_name="y", estimator=estimator)
+    if y.ndim == 0 or len(y) != n_rows:
+        raise ValueError(
+            f"y: one entry for each of the {n_rows} rows of X wanted, got the shape {y.shape}: X and y must "
+            "come from the same rows."
+        )
+    return y
+
+
+def _plain(X, name="X"):
     """Take tensors to the host, and refuse what NumPy would read as something else."""
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu().numpy()
     if isinstance(X, np.ma.MaskedArray):
         if np.ma.getmaskarray(X).any():
             raise ValueError(
-                f"Input X is a masked array with {int(np.ma.getmaskarray(X).sum())} masked values, which "
-                "would be read as ordinary numbers; impute them or drop the rows first."
+                f"Input {name} is a masked array with {int(np.ma.getmaskarray(X).sum())} masked values, "
+                "which would be read as ordinary numbers; impute them or drop the rows first."
             )
         X = X.data
     dtype = getattr(X, "dtype", None)
     if getattr(dtype, "names", None):
         raise TypeError(
-            f"Input X is a structured array with fields {list(dtype.names)}; pass "
+            f"Input {name} is a structured array with fields {list(dtype.names)}; pass "
             "numpy.lib.recfunctions.structured_to_unstructured(X) or a pandas DataFrame."
         )
     refuse_dates(X)
@@ -228,12 +249,7 @@ def warn_about(rows, n_rows, weight, active, names, from_float32):
         messages.append(f"{n} distinct rows for {d} columns: fewer than 10 rows per column")
     values = rows[:, active]
     inner = [name for name, ok in zip(names, active, strict=True) if ok]
-    if n >= 50:
-        discrete = [name for j, name in enumerate(inner) if _few_values(values[:, j])]
-        if discrete:
-            messages.append(
-                f"{', '.join(discrete)} looks discrete; consider jitter (uniform noise of one step's width)"
-            )
+    messages += about_lattices(values, inner)
     if n > d > 1:
         z = (values - values[0]) / np.abs(values - values[0]).max(axis=0)
         z = (z - z.mean(axis=0)) / z.std(axis=0)
@@ -250,6 +266,16 @@ def warn_about(rows, n_rows, weight, active, names, from_float32):
             )
     for message in messages:
         warnings.warn(message + ".", DataWarning, stacklevel=5)
+
+
+def about_lattices(values, names):
+    """What to say of columns that look discrete: a list of at most one message."""
+    if len(values) < 50:
+        return []
+    discrete = [name for name, column in zip(names, values.T, strict=True) if _few_values(column)]
+    if not discrete:
+        return []
+    return [f"{', '.join(discrete)} looks discrete; consider jitter (uniform noise of one step's width)"]
 
 
 def _few_values(column):

@@ -2,9 +2,11 @@
 
 A recipe (:class:`MLP`, :class:`ResidualMLP`) stores what the user asked for; its ``build`` makes the
 module that is trained.  Below the door everything is a tensor: ``x`` has shape ``(n, d)``, ``t`` is a
-scalar tensor or has shape ``(n, 1)``.
+scalar tensor or has shape ``(n, 1)``.  A conditional velocity v(t, x | c) has ``given(c)``, the velocity at
+a context ``c`` ``(n, k)``, one for each row of x.
 """
 
+import itertools
 import math
 
 import torch
@@ -55,6 +57,11 @@ def hold_weights(v):
     return v.hold_weights() if hasattr(v, "hold_weights") else v
 
 
+def given(v, context=None):
+    """The velocity at the context of every row ``(n, k)``; the velocity itself where there is none."""
+    return v if context is None else v.given(context)
+
+
 class _Linear(nn.Linear):
     def forward(self, x):
         return product(x, self.weight) + self.bias
@@ -69,18 +76,95 @@ def _linear(n_in, n_out, generator, gain=1.0):
 
 
 class _TimeFeatures(nn.Module):
-    """A small network of t alone: Fourier features, one hidden layer."""
+    """A small network of t alone: Fourier features, one hidden layer; what a context adds to that layer."""
 
     def __init__(self, n_frequencies, n_out, generator):
         super().__init__()
         self.hidden = _linear(1 + 2 * n_frequencies, n_out, generator)
         self.register_buffer("frequencies", math.pi * torch.arange(1, n_frequencies + 1))
 
-    def forward(self, t):  # scalar or (n, 1) -> (1, k) or (n, k)
+    def forward(self, t, shift=0.0):  # scalar or (n, 1) -> (1, k) or (n, k)
         t = t.reshape(-1, 1)
         angles = t * self.frequencies.to(t)
         features = torch.cat([2.0 * t - 1.0, torch.sin(angles), torch.cos(angles)], dim=1)
-        return nn.functional.silu(self.hidden(features))
+        return nn.functional.silu(self.hidden(features) + shift)
+
+
+class _Context(nn.Module):
+    """A network of the context alone, whose output shifts the hidden layer of the network of t."""
+
+    def __init__(self, n_context, recipe, generator):
+        super().__init__()
+        sizes = [n_context] + [recipe.context_width] * recipe.context_depth
+        self.layers = nn.ModuleList(_linear(a, b, generator) for a, b in itertools.pairwise(sizes))
+        for layer in self.layers:  # spread the kinks over the data
+            nn.init.uniform_(layer.bias, -1.0, 1.0, generator=generator)
+        self.last = _linear(sizes[-1], recipe.time_width, generator)
+
+    def forward(self, c):  # (n, k) -> (n, time_width)
+        for layer in self.layers:
+            c = nn.functional.silu(layer(c))
+        return self.last(c)
+
+
+class _TimeDependent(nn.Module):
+    """What the networks share: features of t, or of t and a context, and the evaluation on them.
+
+    ``_value(features, x)`` and ``_value_and_divergence(features, x, held)`` are the network's own; ``_held``
+    is what it can compute from its weights alone.
+    """
+
+    def __init__(self, recipe, generator):
+        super().__init__()
+        self.time = _TimeFeatures(recipe.n_frequencies, recipe.time_width, generator)
+        self.context = None
+
+    def add_context(self, n_context, recipe, generator):
+        """Let the features depend on a context of ``n_context`` columns as well."""
+        if n_context is not None:
+            self.context = _Context(n_context, recipe, generator)
+        return self
+
+    def given(self, context):
+        return _Held(self, self.context(context))
+
+    def forward(self, t, x):
+        return self._value(self.time(t), x)
+
+    def value_and_divergence(self, t, x):
+        return self._value_and_divergence(self.time(t), x, self._held())
+
+    def divergence(self, t, x):
+        return self.value_and_divergence(t, x)[1]
+
+    def hold_weights(self):
+        return _Held(self, held=self._held())
+
+    def _held(self):
+        return None
+
+
+class _Held:
+    """A network at a context, or with what depends on its present weights alone computed once, or both."""
+
+    def __init__(self, network, shift=0.0, held=None):
+        self.network, self.shift, self.held = network, shift, held
+
+    def given(self, context):
+        return _Held(self.network, self.network.context(context), self.held)
+
+    def hold_weights(self):
+        return _Held(self.network, self.shift, self.network._held())
+
+    def _features(self, t):
+        return self.network.time(t, self.shift)
+
+    def __call__(self, t, x):
+        return self.network._value(self._features(t), x)
+
+    def value_and_divergence(self, t, x):
+        held = self.network._held() if self.held is None else self.held
+        return self.network._value_and_divergence(self._features(t), x, held)
 
 
 class _ClosedFormBlock(nn.Module):
@@ -117,10 +201,9 @@ class _ClosedFormBlock(nn.Module):
         return _kernel.block(self.activation, x, *shifts, self.w1, self.w2, self.w3, mixed)
 
 
-class _ClosedFormNetwork(nn.Module):
+class _ClosedFormNetwork(_TimeDependent):
     def __init__(self, n_features, recipe, generator):
-        super().__init__()
-        self.time = _TimeFeatures(recipe.n_frequencies, recipe.time_width, generator)
+        super().__init__(recipe, generator)
         self.blocks = nn.ModuleList(
             _ClosedFormBlock(n_features, recipe.width, recipe.time_width, recipe.activation, generator)
             for _ in range(recipe.n_blocks)
@@ -128,39 +211,20 @@ class _ClosedFormNetwork(nn.Module):
         # last biases b3(t) and linear term g(t), zero at the start
         self.affine_time = _linear(recipe.time_width, 2 * n_features, generator, 0.0)
 
-    def forward(self, t, x):
-        features = self.time(t)
+    def _value(self, features, x):
         b3, g = self.affine_time(features).chunk(2, dim=1)
         return sum((block(features, x) for block in self.blocks), torch.addcmul(b3, g, x))
 
-    def value_and_divergence(self, t, x, mixed=None):
-        features = self.time(t)
+    def _value_and_divergence(self, features, x, held):
         b3, g = self.affine_time(features).chunk(2, dim=1)
         value, divergence = torch.addcmul(b3, g, x), g.sum(1).expand(len(x))
-        mixed = [block.mixed() for block in self.blocks] if mixed is None else mixed
-        for block, matrix in zip(self.blocks, mixed, strict=True):
-            v, div = block.value_and_divergence(features, x, matrix)
+        for block, mixed in zip(self.blocks, held, strict=True):
+            v, div = block.value_and_divergence(features, x, mixed)
             value, divergence = value + v, divergence + div
         return value, divergence
 
-    def divergence(self, t, x):
-        return self.value_and_divergence(t, x)[1]
-
-    def hold_weights(self):
-        return _Held(self)
-
-
-class _Held:
-    """A closed-form network at its present weights."""
-
-    def __init__(self, network):
-        self.network, self.mixed = network, [block.mixed() for block in network.blocks]
-
-    def __call__(self, t, x):
-        return self.network(t, x)
-
-    def value_and_divergence(self, t, x):
-        return self.network.value_and_divergence(t, x, self.mixed)
+    def _held(self):
+        return [block.mixed() for block in self.blocks]
 
 
 class Velocity(Component):
@@ -170,6 +234,11 @@ class Velocity(Component):
     ``(n, d)`` and ``t`` a scalar tensor or of shape ``(n, 1)``.  A module that also has
     ``value_and_divergence(t, x) -> (v, div v)`` is asked for both at once; otherwise the divergence is
     found exactly by d forward-mode products.
+
+    For :class:`~siflow_sk.ConditionalInterpolantFlow` ``build`` also takes ``n_context``, the number of
+    columns of the context, and the module has ``given(c)`` for ``c`` of shape ``(n, n_context)``, which
+    returns the velocity at that context: an object called as ``v(t, x)``, with or without
+    ``value_and_divergence``.
     """
 
     def build(self, n_features, generator):
@@ -186,7 +255,9 @@ class MLP(Velocity):
         \nabla\cdot v &= (a'(z_2)\circ s_2)^\top \left(W_2 \circ (W_1 W_3)^\top\right) (a'(z_1)\circ s_1)
         + \sum_j g_j(t).
 
-    Velocity and divergence together cost about two velocities, whatever the number of columns.
+    Velocity and divergence together cost about two velocities, whatever the number of columns.  With a
+    context c the functions of t become functions of (t, c), and nothing else changes: the hidden layer of the
+    network of t is shifted by a network of c.
 
     Parameters
     ----------
@@ -200,6 +271,8 @@ class MLP(Velocity):
         Sines and cosines of t, of each.
     time_width : int, default=64
         Hidden units of the network of t.
+    context_width, context_depth : int, default=128, 2
+        Hidden layers of the network of the context, where there is one.
 
     Examples
     --------
@@ -211,14 +284,25 @@ class MLP(Velocity):
     (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, width=256, n_blocks=1, activation="tanh", n_frequencies=4, time_width=64):
+    def __init__(
+        self,
+        width=256,
+        n_blocks=1,
+        activation="tanh",
+        n_frequencies=4,
+        time_width=64,
+        context_width=128,
+        context_depth=2,
+    ):
         self.width = width
         self.n_blocks = n_blocks
         self.activation = activation
         self.n_frequencies = n_frequencies
         self.time_width = time_width
+        self.context_width = context_width
+        self.context_depth = context_depth
 
-    def build(self, n_features, generator):
+    def build(self, n_features, generator, n_context=None):
         """The module.
 
         Raises
@@ -226,8 +310,44 @@ class MLP(Velocity):
         ValueError
             A size below 1 or an unknown activation.
         """
-        _check_sizes(self, "width", "n_blocks", "n_frequencies", "time_width")
-        return _ClosedFormNetwork(n_features, self, generator)
+        _check_sizes(
+            self, "width", "n_blocks", "n_frequencies", "time_width", "context_width", "context_depth"
+        )
+        return _ClosedFormNetwork(n_features, self, generator).add_context(n_context, self, generator)
+
+
+class ConditionalMLP(MLP):
+    """:class:`MLP` in the size for few targets: what depends on the context is in the functions of (t, c).
+
+    Parameters
+    ----------
+    width : int, default=64
+    n_blocks : int, default=1
+    activation : {"tanh", "silu", "softplus"}, default="tanh"
+    n_frequencies : int, default=4
+    time_width : int, default=64
+    context_width, context_depth : int, default=128, 2
+
+    Examples
+    --------
+    >>> import torch
+    >>> from siflow_sk.velocities import ConditionalMLP
+    >>> v = ConditionalMLP().build(1, torch.Generator().manual_seed(0), n_context=3)
+    >>> v.given(torch.zeros(5, 3))(torch.tensor(0.5), torch.zeros(5, 1)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        width=64,
+        n_blocks=1,
+        activation="tanh",
+        n_frequencies=4,
+        time_width=64,
+        context_width=128,
+        context_depth=2,
+    ):
+        super().__init__(width, n_blocks, activation, n_frequencies, time_width, context_width, context_depth)
 
 
 def _check_sizes(recipe, *names):
@@ -241,11 +361,10 @@ def _check_sizes(recipe, *names):
         )
 
 
-class _ResidualNetwork(nn.Module):
+class _ResidualNetwork(_TimeDependent):
     def __init__(self, n_features, recipe, generator):
-        super().__init__()
+        super().__init__(recipe, generator)
         self.activation = recipe.activation
-        self.time = _TimeFeatures(recipe.n_frequencies, recipe.time_width, generator)
         width = recipe.width
         self.first = _linear(n_features, width, generator)
         self.inner = nn.ModuleList(_linear(width, width, generator) for _ in range(recipe.depth))
@@ -257,26 +376,23 @@ class _ResidualNetwork(nn.Module):
         exact = recipe.divergence == "exact"
         self.register_buffer("probes", None if exact else 2.0 * probes.float() - 1.0)
 
-    def forward(self, t, x):
+    def _value(self, features, x):
         act = ACTIVATIONS[self.activation]
-        features = self.time(t)
         b, g = self.affine_time(features).chunk(2, dim=1)
         h = self.first(x)
         for inner, outer, shift in zip(self.inner, self.outer, self.shifts, strict=True):
             h = h + outer(act(inner(act(h)[0]) + shift(features))[0])
         return torch.addcmul(b, g, x) + self.last(act(h)[0])
 
-    def value_and_divergence(self, t, x):
+    def _value_and_divergence(self, features, x, held):
         if self.probes is None:
-            return exact_divergence(self.forward, t, x)
-        return probed_divergence(self.forward, t, x, self.probes.to(x))
+            return exact_divergence(self._value, features, x)
+        return probed_divergence(self._value, features, x, self.probes.to(x))
 
     def value_and_probes(self, t, x):
         """Velocity and one estimate of the divergence per probe, ``(n, m)``."""
-        return self.forward(t, x), probe_products(self.forward, t, x, self.probes.to(x))
-
-    def divergence(self, t, x):
-        return self.value_and_divergence(t, x)[1]
+        features = self.time(t)
+        return self._value(features, x), probe_products(self._value, features, x, self.probes.to(x))
 
 
 def probed_divergence(v, t, x, probes):
@@ -321,6 +437,8 @@ class ResidualMLP(Velocity):
         Only for ``"hutchinson"``; with a single one the standard error is unknown (NaN).
     n_frequencies : int, default=4
     time_width : int, default=64
+    context_width, context_depth : int, default=128, 2
+        Hidden layers of the network of the context, where there is one.
 
     Examples
     --------
@@ -340,6 +458,8 @@ class ResidualMLP(Velocity):
         n_probes=4,
         n_frequencies=4,
         time_width=64,
+        context_width=128,
+        context_depth=2,
     ):
         self.width = width
         self.depth = depth
@@ -348,8 +468,10 @@ class ResidualMLP(Velocity):
         self.n_probes = n_probes
         self.n_frequencies = n_frequencies
         self.time_width = time_width
+        self.context_width = context_width
+        self.context_depth = context_depth
 
-    def build(self, n_features, generator):
+    def build(self, n_features, generator, n_context=None):
         """The module.
 
         Raises
@@ -357,10 +479,20 @@ class ResidualMLP(Velocity):
         ValueError
             A size below 1, an unknown activation or divergence.
         """
-        _check_sizes(self, "width", "depth", "n_probes", "n_frequencies", "time_width")
+        _check_sizes(
+            self,
+            "width",
+            "depth",
+            "n_probes",
+            "n_frequencies",
+            "time_width",
+            "context_width",
+            "context_depth",
+        )
         if self.divergence not in ("exact", "hutchinson"):
             raise ValueError(f"divergence={self.divergence!r} is not one of ['exact', 'hutchinson'].")
-        return _ResidualNetwork(n_features, self, generator)
+        return _ResidualNetwork(n_features, self, generator).add_context(n_context, self, generator)
 
 
 VELOCITIES = {"mlp": MLP, "residual": ResidualMLP}
+CONDITIONAL_VELOCITIES = {"mlp": ConditionalMLP, "residual": ResidualMLP}

@@ -14,7 +14,7 @@ from .._objective import likelihood_loss, path_gain, quadratic_loss
 from ..couplings import Independent
 from ..exceptions import TrainingWarning
 from ..solvers import with_embedded_error
-from ..velocities import hold_weights, velocity_and_divergence
+from ..velocities import given, hold_weights, velocity_and_divergence
 from ._capture import Recorded
 from ._muon import Muon
 
@@ -52,6 +52,8 @@ class Data:
     x_valid: torch.Tensor | None = None  # (m, d) float32
     weight_valid: torch.Tensor | None = None  # (m,), sums to 1
     offset_valid: float = 0.0  # weighted mean of the preprocessor's log-determinant
+    context: torch.Tensor | None = None  # (n, k) float32, for a conditional velocity
+    context_valid: torch.Tensor | None = None  # (m, k)
 
 
 @dataclass
@@ -183,15 +185,16 @@ class Trainer:
     def _quadratic(self, progress):
         s = self.settings
         here, at_rest = self._enter("quadratic", progress), math.ceil(s.path_share * s.n_quadratic)
-        update = self._update(functools.partial(quadratic_loss, self.network, self.interpolant))
+        loss = self._with_network(lambda v, *inputs: quadratic_loss(v, self.interpolant, *inputs))
+        update = self._update(loss)
         every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self._n_valid() // 10)
         for step in range(here.step, s.n_quadratic):
             here.step = step
             self.between_steps()
             rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
-            x0, x1 = self._pairs(s.batch_size)
+            x0, x1, context = self._pairs(s.batch_size)
             t = stratified_times(len(x1), self.generator, x1)
-            self.history.loss.append(self._step(update, rate, t, x0, x1, *self._noise(x1)))
+            self.history.loss.append(self._step(update, rate, t, x0, x1, *self._noise(x1), *context))
             if self.path is not None and step == at_rest:
                 self.best_score, self.best = -math.inf, None  # of a path that has moved since
             if (
@@ -199,14 +202,19 @@ class Trainer:
                 and step < at_rest
                 and (step + 1) % self.interpolant.n_velocity_steps == 0
             ):
-                self._move_path(t, x0, x1, 1.0 - step / at_rest)
+                self._move_path(given(self.network, *context), t, x0, x1, 1.0 - step / at_rest)
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
                 self._check("quadratic", progress)
 
+    def _batch(self, size):
+        """Rows, and a list with their context, which is empty where there is none."""
+        rows, context = self.batches.take(size), self.data.context
+        return self.data.x[rows], [] if context is None else [context[rows]]
+
     def _pairs(self, n):
-        """A batch from both ends, coupled."""
-        x1 = self.data.x[self.batches.take(n)]
+        """A batch from both ends, coupled, and a list with its context."""
+        x1, context = self._batch(n)
         x0 = self.base.sample(n, self.generator).to(x1)
         pairs = self.coupling.pair(x0, x1, self.generator)
         shapes = [tuple(getattr(x, "shape", ())) for x in pairs]
@@ -215,7 +223,7 @@ class Trainer:
                 f"coupling={self.coupling!r}: pair(x0, x1, generator) must return two tensors of shape "
                 f"{tuple(x1.shape)}, rows that belong together side by side; got {shapes}."
             )
-        return pairs
+        return *pairs, context
 
     def _path_optimiser(self):
         """Adam for the coefficients of a learnable path, else None."""
@@ -226,11 +234,11 @@ class Trainer:
         self.interpolant.coefficients_ = self.interpolant.coefficients_.to(self.data.x)
         return torch.optim.Adam([self.interpolant.coefficients_], maximize=True)
 
-    def _move_path(self, t, x0, x1, share):
+    def _move_path(self, velocity, t, x0, x1, share):
         """One step towards less kinetic energy, with the velocity held."""
         path, optimiser = self.interpolant, self.path
         path.coefficients_.requires_grad_(True)
-        gain = path_gain(self.network, path, t, x0, x1)
+        gain = path_gain(velocity, path, t, x0, x1)
         (path.coefficients_.grad,) = torch.autograd.grad(gain, path.coefficients_)
         optimiser.param_groups[0]["lr"] = path.learning_rate * share
         optimiser.step()
@@ -249,7 +257,8 @@ class Trainer:
         here = self._enter("polish", progress)
         if here.step == 0:
             here.n_steps, here.penalty = self._steps_and_penalty()
-        loss = functools.partial(likelihood_loss, self.network, self.base, penalty=here.penalty)
+        penalty = here.penalty
+        loss = self._with_network(lambda v, x, knots: likelihood_loss(v, self.base, x, knots, penalty))
         update = self._update(loss)
         passes = math.ceil(self.data.n_draws / s.polish_batch_size)
         every = max(1, min(s.n_polish // s.checks, min(50, max(10, 5 * passes))))
@@ -258,9 +267,9 @@ class Trainer:
             here.step = step
             self.between_steps()
             rate = here.factor * s.learning_rate * _warm_cosine(step, s.n_polish)
-            x = self.data.x[self.batches.take(min(s.polish_batch_size, self.data.n_draws))]
+            x, context = self._batch(min(s.polish_batch_size, self.data.n_draws))
             knots = jittered_knots(here.n_steps, self.generator, x)
-            self.history.polish_loss.append(self._step(update, rate, x, knots))
+            self.history.polish_loss.append(self._step(update, rate, x, knots, *context))
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
                 self._check("polish", progress)
@@ -285,11 +294,12 @@ class Trainer:
         the truth and the step error outweighs the likelihood a thousand times.  Polish then only lowers that
         error: BSDS300 lost 10 nats in 250 steps, and gained 2.7 with four steps and a penalty of 1.
         """
-        x = self.data.x_valid[:512]
+        x, context = self.data.x_valid[:512], self.data.context_valid
         with torch.no_grad():
+            velocity = given(self.network, None if context is None else context[:512])
             for n_steps in (2, 3, 4, 6, 8):
                 knots = torch.linspace(1.0, 0.0, n_steps + 1, device=x.device)
-                plain, charged = (likelihood_loss(self.network, self.base, x, knots, p) for p in (0.0, 1.0))
+                plain, charged = (likelihood_loss(velocity, self.base, x, knots, p) for p in (0.0, 1.0))
                 roughness = float(charged - plain)
                 if roughness <= 300.0:
                     break
@@ -323,6 +333,12 @@ class Trainer:
             chosen.append(torch.optim.AdamW(other, capturable=self.data.x.is_cuda, **adam))
             chosen[-1]._warned_capturable_if_run_uncaptured = True  # its first steps are not recorded
         return chosen
+
+    def _with_network(self, loss):
+        """``loss(velocity, *inputs)`` of the inputs; the last is the context where there is one."""
+        if self.data.context is None:
+            return functools.partial(loss, self.network)
+        return lambda *inputs: loss(given(self.network, inputs[-1]), *inputs[:-1])
 
     def _update(self, loss):
         """One step of the present optimisers, ``(rate, decay, *inputs) -> loss``."""
@@ -396,14 +412,14 @@ class Trainer:
             return -math.inf
         knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=data.x.device)
 
+        def field(t, state):
+            return velocity_and_divergence(velocity, t, state[0])
+
         with torch.no_grad():
-            velocity = hold_weights(self.average)
-
-            def field(t, state):
-                return velocity_and_divergence(velocity, t, state[0])
-
-            values = []
-            for x in data.x_valid.split(1024):
+            held, values = hold_weights(self.average), []
+            for rows in torch.arange(len(data.x_valid), device=data.x.device).split(1024):
+                x, context = data.x_valid[rows], data.context_valid
+                velocity = given(held, None if context is None else context[rows])
                 (z, log_det), error = with_embedded_error(field, (x, x.new_zeros(len(x))), knots)
                 values.append(self.base.log_prob(z) + log_det - error)
             score = float(data.weight_valid @ torch.cat(values).double()) + data.offset_valid

@@ -99,7 +99,19 @@ def split(n, fraction, generator):
 
 
 def fit_parts(
-    parts, x, weight, n_draws, settings, *, fraction, seed, device, verbose=0, fitted=None, checkpoint=None
+    parts,
+    x,
+    weight,
+    n_draws,
+    settings,
+    *,
+    fraction,
+    seed,
+    device,
+    verbose=0,
+    fitted=None,
+    checkpoint=None,
+    context=None,
 ):
     """Train the flow of ``parts`` on rows ``x``.
 
@@ -124,6 +136,8 @@ def fit_parts(
     checkpoint : object, default=None
         Its ``states`` are what earlier trainers left; its ``offer(take)`` is called between steps, its
         ``keep(take)`` at the end, with a function that takes the states of all trainers.
+    context : tensor of shape (n, k), float64, default=None
+        What the velocity is conditional on, ready for the network.
 
     Returns
     -------
@@ -131,16 +145,20 @@ def fit_parts(
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     rows = (torch.arange(len(x)), None) if fraction is None else split(len(x), fraction, generator)
-    trained, trainers = [], []
+    trained, trainers, conditional = [], [], {} if context is None else {"n_context": context.shape[1]}
     with torch.inference_mode(False), torch.enable_grad():
         for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
             if fitted is None:
                 preprocessor.fit(x[rows[0]], weight[rows[0]] / weight[rows[0]].sum())
             data = _data(preprocessor, x, weight, n_draws, *rows, device)
+            if context is not None:
+                data.context, data.context_valid = (
+                    None if part is None else context[part].float().to(device) for part in rows
+                )
             if fitted is None:
                 base = copy.deepcopy(parts["base"]).fit(_latent(data, generator), generator)
-                network = parts["velocity"].build(x.shape[1], torch.Generator().manual_seed(seed))
-                network = network.float().to(device)
+                initial = torch.Generator().manual_seed(seed)
+                network = parts["velocity"].build(x.shape[1], initial, **conditional).float().to(device)
             else:
                 base, network = fitted[1], copy.deepcopy(fitted[2]).float().requires_grad_(True)
             path = copy.deepcopy(parts["interpolant"])  # a learnable one starts afresh for every candidate

@@ -1,46 +1,25 @@
 """InterpolantFlow: a density estimator for tables."""
 
-import math
-import warnings
-from numbers import Integral, Real
-
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
 from .. import _likelihood, _tensors
-from .._compat import HasMethods, Interval, StrOptions, _check_sample_weight, _fit_context
-from .._component import SlotsMixin, resolve
+from .._compat import _check_sample_weight, _fit_context
 from .._training import fit_parts, make_settings
 from .._version import __version__
-from ..bases import BASES, as_base
+from ..bases import BASES
 from ..couplings import COUPLINGS
-from ..exceptions import TrainingWarning
 from ..interpolants import INTERPOLANTS
 from ..persistence import OpenCheckpoint, digest_of, in_words
 from ..preprocessing import PREPROCESSORS
 from ..solvers import SOLVERS
 from ..velocities import VELOCITIES
 from ._fitted import FittedMixin
-
-_PART_METHODS = {
-    "interpolant": ("alpha", "beta", "point", "velocity"),
-    "base": ("fit", "log_prob", "sample"),
-    "coupling": ("pair",),
-    "velocity": ("build",),
-    "preprocessor": ("fit", "forward", "inverse"),
-    "solver": ("integrate",),
-}
+from ._trained import TRAINING_CONSTRAINTS, TrainedMixin, slot_constraints
 
 
-def _slot_constraints(slot, table):
-    """A name of the table, or an object with the methods of a part; ``resolve`` looks closer."""
-    methods = ["sample"] if slot == "base" else list(_PART_METHODS[slot])
-    return [StrOptions(set(table)), HasMethods(methods), *([None] if "none" in table else [])]
-
-
-class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
+class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
     r"""Density estimation with a continuous normalizing flow built from a stochastic interpolant.
 
     Base points :math:`x_0\sim\rho_0` and data points :math:`x_1\sim\rho_1` are joined by an interpolant
@@ -166,22 +145,9 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
     }
 
     _parameter_constraints = {
-        **{slot: _slot_constraints(slot, table) for slot, table in _slots.items()},
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "polish": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "early_stopping": ["boolean", StrOptions({"auto"})],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        **{slot: slot_constraints(slot, table) for slot, table in _slots.items()},
+        **TRAINING_CONSTRAINTS,
         "warm_start": ["boolean"],
-        "inference_dtype": [StrOptions({"float64", "float32"})],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     coupling = "independent"  # of files from before there was a choice
@@ -296,12 +262,6 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
         self.__dict__ = twin.__dict__
         return self
 
-    def _twin(self):
-        """The same attributes in another object, to fit: a failure leaves no trace, a success is one step."""
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        return twin
-
     def _fit(self, X, sample_weight, *, continues, one_pass, checkpoint=None):
         parts = {slot: self._resolve(slot) for slot in self._slots}
         if continues and repr(self.interpolant_) == repr(parts["interpolant"]):
@@ -390,46 +350,6 @@ class InterpolantFlow(FittedMixin, SlotsMixin, BaseEstimator):
             return _tensors.MOST_ROWS
         batch_size = 512 if self.batch_size == "auto" else int(self.batch_size)
         return max(_tensors.MOST_ROWS, int(self.max_iter) * batch_size)
-
-    def _resolve(self, slot):
-        value = getattr(self, slot)
-        value = as_base(value) if slot == "base" else value
-        return resolve(slot, value, self._slots[slot], _PART_METHODS[slot])
-
-    def _record(self, trainer, settings, stop_early, append):
-        history = trainer.history
-        losses, polish = ([float(v) for v in c] for c in (history.loss, history.polish_loss))
-        self.loss_curve_ = [*self.loss_curve_, *losses] if append else losses
-        self.polish_loss_curve_ = polish
-        self._checks = history.checks if stop_early else []
-        self.validation_scores_ = [c["score"] for c in self._checks]
-        finite = stop_early and math.isfinite(trainer.best_score)
-        self.best_validation_score_ = trainer.best_score if finite else None
-        quadratic = [c["score"] for c in self._checks if c["stage"] == "quadratic"]
-        self.quadratic_validation_score_ = max(quadratic) if finite and quadratic else None
-        self.best_iteration_ = trainer.best_iteration
-        self.n_iter_ = trainer.iteration + (self.n_iter_ if append else 0)
-        self.batch_size_, self.max_iter_ = settings.batch_size, settings.n_quadratic
-        self.polish_, self.early_stopping_ = settings.n_polish, stop_early
-        if not all(map(math.isfinite, losses)):
-            warnings.warn(
-                f"{sum(not math.isfinite(v) for v in losses)} steps had a non-finite loss and were left out; "
-                f"lower learning_rate_init={self.learning_rate_init}.",
-                TrainingWarning,
-                stacklevel=5,
-            )
-
-    @property
-    def history_(self):
-        """Validations as a DataFrame: stage, iteration, score (nats), learning_rate, seconds."""
-        import pandas as pd
-
-        check_is_fitted(self)
-        columns = ["stage", "iteration", "score", "learning_rate", "seconds"]
-        return pd.DataFrame(self._checks, columns=columns)
-
-    def __sklearn_is_fitted__(self):
-        return hasattr(self, "velocity_")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -13,12 +13,11 @@ from .. import _likelihood, _tensors
 from .._compat import _check_sample_weight, in_container
 from .._score import Fields, diffusion_of, fields, gaussian_moments, score_from_velocity
 from ..couplings import Independent
-from ..exceptions import DeviceWarning, SolverWarning
-from ..persistence import SaveMixin
+from ..exceptions import SolverWarning
 from ..velocities import velocity_and_divergence
 
 
-class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
+class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
     """Methods of an estimator with ``velocity_``, ``base_``, ``preprocessor_`` and ``solver_``."""
 
     def score_samples(self, X, t=1.0, return_error=False, target=None):
@@ -430,19 +429,6 @@ class FittedMixin(SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return V, div
 
     # -- helpers ------------------------------------------------------------------------------------------
-
-    def _place(self, device):
-        if not self.__sklearn_is_fitted__():
-            return
-        there = _tensors.resolve_device(device)
-        if device == "auto" and there.type == "cpu" and not self.device_.startswith("cpu"):
-            warnings.warn(
-                f"{type(self).__name__} was fitted on {self.device_!r}, which is not here; "
-                "it works on the CPU now.",
-                DeviceWarning,
-                stacklevel=4,
-            )
-        self.velocity_, self.device_ = self.velocity_.to(there), str(there)
 
     def _columns(self):
         names = getattr(self, "feature_names_in_", None)

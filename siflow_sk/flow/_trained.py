@@ -1,0 +1,111 @@
+"""What the estimators share that a training made: parameters, parts, the record, all or nothing."""
+
+import math
+import warnings
+from numbers import Integral, Real
+
+from sklearn.utils.validation import check_is_fitted
+
+from .. import _tensors
+from .._compat import HasMethods, Interval, StrOptions
+from .._component import SlotsMixin, resolve
+from ..bases import as_base
+from ..exceptions import DeviceWarning, TrainingWarning
+from ..persistence import SaveMixin
+
+PART_METHODS = {
+    "interpolant": ("alpha", "beta", "point", "velocity"),
+    "base": ("fit", "log_prob", "sample"),
+    "coupling": ("pair",),
+    "velocity": ("build",),
+    "preprocessor": ("fit", "forward", "inverse"),
+    "solver": ("integrate",),
+}
+
+TRAINING_CONSTRAINTS = {
+    "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+    "polish": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+    "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+    "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "ema_decay": [Interval(Real, 0, 1, closed="left")],
+    "early_stopping": ["boolean", StrOptions({"auto"})],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "inference_dtype": [StrOptions({"float64", "float32"})],
+    "device": [str],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+
+def slot_constraints(slot, table):
+    """A name of the table, or an object with the methods of a part; ``resolve`` looks closer."""
+    methods = ["sample"] if slot == "base" else list(PART_METHODS[slot])
+    return [StrOptions(set(table)), HasMethods(methods), *([None] if "none" in table else [])]
+
+
+class TrainedMixin(SaveMixin, SlotsMixin):
+    """Of an estimator whose parts are slots and whose network a :class:`Trainer` makes."""
+
+    _part_methods = PART_METHODS
+
+    def _twin(self):
+        """The same attributes in another object, to fit: a failure leaves no trace, a success is one step."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def _resolve(self, slot):
+        value = getattr(self, slot)
+        value = as_base(value) if slot == "base" else value
+        return resolve(slot, value, self._slots[slot], self._part_methods[slot])
+
+    def _record(self, trainer, settings, stop_early, append):
+        history = trainer.history
+        losses, polish = ([float(v) for v in c] for c in (history.loss, history.polish_loss))
+        self.loss_curve_ = [*self.loss_curve_, *losses] if append else losses
+        self.polish_loss_curve_ = polish
+        self._checks = history.checks if stop_early else []
+        self.validation_scores_ = [c["score"] for c in self._checks]
+        finite = stop_early and math.isfinite(trainer.best_score)
+        self.best_validation_score_ = trainer.best_score if finite else None
+        quadratic = [c["score"] for c in self._checks if c["stage"] == "quadratic"]
+        self.quadratic_validation_score_ = max(quadratic) if finite and quadratic else None
+        self.best_iteration_ = trainer.best_iteration
+        self.n_iter_ = trainer.iteration + (self.n_iter_ if append else 0)
+        self.batch_size_, self.max_iter_ = settings.batch_size, settings.n_quadratic
+        self.polish_, self.early_stopping_ = settings.n_polish, stop_early
+        if not all(map(math.isfinite, losses)):
+            warnings.warn(
+                f"{sum(not math.isfinite(v) for v in losses)} steps had a non-finite loss and were left out; "
+                f"lower learning_rate_init={self.learning_rate_init}.",
+                TrainingWarning,
+                stacklevel=5,
+            )
+
+    @property
+    def history_(self):
+        """Validations as a DataFrame: stage, iteration, score (nats), learning_rate, seconds."""
+        import pandas as pd
+
+        check_is_fitted(self)
+        columns = ["stage", "iteration", "score", "learning_rate", "seconds"]
+        return pd.DataFrame(self._checks, columns=columns)
+
+    def _place(self, device):
+        if not self.__sklearn_is_fitted__():
+            return
+        there = _tensors.resolve_device(device)
+        if device == "auto" and there.type == "cpu" and not self.device_.startswith("cpu"):
+            warnings.warn(
+                f"{type(self).__name__} was fitted on {self.device_!r}, which is not here; "
+                "it works on the CPU now.",
+                DeviceWarning,
+                stacklevel=4,
+            )
+        self.velocity_, self.device_ = self.velocity_.to(there), str(there)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "velocity_")
