@@ -118,6 +118,11 @@ def test_a_tiny_class_gets_the_shared_covariance(three):
     assert fitted.tiny_classes_.tolist() == [2]
     assert fitted.estimators_[2] is None
     assert np.isfinite(fitted.predict_log_proba(X_test)).all()
+    # the shared normal density and the others are in the same units
+    scaled = InterpolantClassifier(GaussianMixture(1, random_state=0, reg_covar=0.0)).fit(
+        X[keep] * 1e3, y[keep]
+    )
+    np.testing.assert_allclose(scaled.predict_proba(X_test * 1e3), fitted.predict_proba(X_test), atol=1e-3)
     # a single row is enough
     one = np.r_[np.flatnonzero(y != 2), np.flatnonzero(y == 2)[:1]]
     fitted = InterpolantClassifier(GaussianMixture(1, random_state=0)).fit(X[one], y[one])
