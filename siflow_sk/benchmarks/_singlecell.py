@@ -265,7 +265,7 @@ def page(records, current, quick):
         if own:
             cells = [_cell([r["distance"] for r in own if (r["table"], r["time"]) == c]) for c in columns]
             rows.append((label, *cells, f"{np.median([r['fit_seconds'] for r in own]):.1f}"))
-    floors = [_cell([r["floor"] for r in shown if (r["table"], r["time"]) == c]) for c in columns]
+    floors = [_cell([np.mean([r["floor"] for r in shown if (r["table"], r["time"]) == c])]) for c in columns]
     parts = [
         ".. Written by python -m siflow_sk.benchmarks singlecell; changes made here are lost.\n",
         title("Snapshots of single cells", "="),
