@@ -32,7 +32,8 @@ def in_blocks(function, x, *others):
     while start < len(x):
         parts = [a[start : start + size] for a in (x, *others)]
         try:
-            found = function(*(_padded(a, size) for a in parts))
+            with torch.autocast(x.device.type, enabled=False):
+                found = function(*(_padded(a, size) for a in parts))
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise MemoryError(
@@ -350,7 +351,7 @@ def calibrate(velocity, base, solver, x, context=None):
     """Let a solver that has a grid to choose do so on rows ``x``, each at its context."""
     if hasattr(solver, "calibrate"):
         state = (x, x.new_zeros(len(x)))
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             velocity = given(hold_weights(velocity), context)
             solver.calibrate(
                 _flow_with_divergence(velocity), state, 1.0, 0.0, lambda s: base.log_prob(s[0]) + s[1]

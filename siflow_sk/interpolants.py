@@ -170,7 +170,7 @@ class Fourier(Interpolant):
                 raise ValueError(f"Fourier: {name} must be a whole number >= 1, got {value!r}.")
         if not 0.0 < self.learning_rate < math.inf:
             raise ValueError(f"Fourier: learning_rate must be finite and > 0, got {self.learning_rate!r}.")
-        self.coefficients_ = torch.zeros(2, int(self.n_modes))
+        self.coefficients_ = torch.zeros(2, int(self.n_modes), dtype=torch.float32)
         return self
 
     def check(self):

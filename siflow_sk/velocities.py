@@ -68,7 +68,7 @@ class _Linear(nn.Linear):
 
 
 def _linear(n_in, n_out, generator, gain=1.0):
-    layer = nn.utils.skip_init(_Linear, n_in, n_out)
+    layer = nn.utils.skip_init(_Linear, n_in, n_out, dtype=torch.float32)
     bound = gain * math.sqrt(3.0 / n_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     nn.init.zeros_(layer.bias)
@@ -81,7 +81,7 @@ class _TimeFeatures(nn.Module):
     def __init__(self, n_frequencies, n_out, generator):
         super().__init__()
         self.hidden = _linear(1 + 2 * n_frequencies, n_out, generator)
-        self.register_buffer("frequencies", math.pi * torch.arange(1, n_frequencies + 1))
+        self.register_buffer("frequencies", math.pi * torch.arange(1, n_frequencies + 1, dtype=torch.float32))
 
     def forward(self, t, shift=0.0):  # scalar or (n, 1) -> (1, k) or (n, k)
         t = t.reshape(-1, 1)
@@ -372,7 +372,7 @@ class _ResidualNetwork(_TimeDependent):
         self.shifts = nn.ModuleList(_linear(recipe.time_width, width, generator) for _ in range(recipe.depth))
         self.last = _linear(width, n_features, generator, 0.1)
         self.affine_time = _linear(recipe.time_width, 2 * n_features, generator, 0.0)
-        probes = torch.rand(recipe.n_probes, n_features, generator=generator) < 0.5
+        probes = torch.rand(recipe.n_probes, n_features, generator=generator, dtype=torch.float32) < 0.5
         exact = recipe.divergence == "exact"
         self.register_buffer("probes", None if exact else 2.0 * probes.float() - 1.0)
 

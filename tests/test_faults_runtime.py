@@ -366,7 +366,6 @@ SURROUNDINGS = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
     "deterministic": deterministic,
-    "another device by default": lambda: torch.device("meta"),
 }
 PARTS = {
     "default": {},
@@ -403,6 +402,16 @@ def plain(moons):
 
 
 @pytest.mark.parametrize("parts", PARTS)
+def test_fault_72_another_default_dtype(parts, moons, plain):
+    """No effect, to the bit."""
+    for name in ("float64 by default", "float16 by default"):
+        with SURROUNDINGS[name]():
+            found = everything(moons, **PARTS[parts])
+        for a, b in zip(found, plain[parts], strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+@pytest.mark.parametrize("parts", PARTS)
 def test_fault_73_modes_of_torch_around_every_call(parts, moons, plain):
     """Training needs gradients and finds them; the modes are as they were, which the suite's guard sees."""
     for name in ("no_grad", "inference_mode", "deterministic"):
@@ -410,6 +419,15 @@ def test_fault_73_modes_of_torch_around_every_call(parts, moons, plain):
             found = everything(moons, **PARTS[parts])
         for a, b in zip(found, plain[parts], strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_fault_73_autocast(moons, plain):
+    """Under autocast products would be in bfloat16: it is left, so nothing changes."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = everything(moons)
+        assert torch.is_autocast_enabled("cpu")
+    for a, b in zip(found, plain["default"], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 OPTIMISED = """

@@ -298,7 +298,7 @@ class Trainer:
         with torch.no_grad():
             velocity = given(self.network, None if context is None else context[:512])
             for n_steps in (2, 3, 4, 6, 8):
-                knots = torch.linspace(1.0, 0.0, n_steps + 1, device=x.device)
+                knots = torch.linspace(1.0, 0.0, n_steps + 1, device=x.device, dtype=x.dtype)
                 plain, charged = (likelihood_loss(velocity, self.base, x, knots, p) for p in (0.0, 1.0))
                 roughness = float(charged - plain)
                 if roughness <= 300.0:
@@ -410,7 +410,7 @@ class Trainer:
         data = self.data
         if data.x_valid is None:
             return -math.inf
-        knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=data.x.device)
+        knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=data.x.device, dtype=data.x.dtype)
 
         def field(t, state):
             return velocity_and_divergence(velocity, t, state[0])

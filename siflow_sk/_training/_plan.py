@@ -146,7 +146,7 @@ def fit_parts(
     generator = torch.Generator(device=device).manual_seed(seed)
     rows = (torch.arange(len(x)), None) if fraction is None else split(len(x), fraction, generator)
     trained, trainers, conditional = [], [], {} if context is None else {"n_context": context.shape[1]}
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
             if fitted is None:
                 preprocessor.fit(x[rows[0]], weight[rows[0]] / weight[rows[0]].sum())
