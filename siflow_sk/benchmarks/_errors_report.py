@@ -31,8 +31,8 @@ def _remarks(shown, current, quick):
         "``score_samples(X, return_error=True)`` estimates the numerical error of every log-density.  Here "
         "each estimate is held against the distance to the same flow solved with adaptive steps of its own "
         "for every row, at a tolerance of 1e-10: on held-out rows of the tables below, and, because errors "
-        "are largest where a model has seen nothing, on the same rows moved to three times their distance from "
-        "the mean.  A row is bounded if the true error is at most the estimate, the estimated error of the "
+        "are largest where a model has seen nothing, on the same rows moved to three times their distance "
+        "from the mean.  A row is bounded if the true error is at most the estimate, the estimated error of the "
         "reference allowed for.  The fits are short: what is measured is the solver, not the model.\n"
     )
     if quick:
