@@ -32,8 +32,8 @@ def _remarks(shown, current, quick):
         "each estimate is held against the distance to the same flow solved with adaptive steps of its own "
         "for every row, at a tolerance of 1e-10: on held-out rows of the tables below, and, because errors "
         "are largest where a model has seen nothing, on the same rows moved to three times their distance "
-        "from the mean.  A row is bounded if the true error is at most the estimate, the estimated error of the "
-        "reference allowed for.  The fits are short: what is measured is the solver, not the model.\n"
+        "from the mean.  A row is bounded if the true error is at most the estimate, the estimated error of "
+        "the reference allowed for.  The fits are short: what is measured is the solver, not the model.\n"
     )
     if quick:
         text = (
