@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
