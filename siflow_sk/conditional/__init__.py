@@ -51,8 +51,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         The network; ``"mlp"`` is a :class:`~siflow_sk.velocities.ConditionalMLP`.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
         Invertible map applied to y before the flow.
-    context_preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, \
-default="gaussianize"
+    context_preprocessor : name as for ``preprocessor``, or Preprocessor, default="gaussianize"
         Map applied to the numbers in X.
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
         How the flow is integrated after ``fit``.
@@ -103,8 +102,11 @@ default="gaussianize"
         Number of a categorical column of X -> its levels.
     constant_targets_ : ndarray of int
         Columns of y without spread; they carry no density.
-    n_iter_, loss_curve_, polish_loss_curve_, validation_scores_, best_validation_score_, best_iteration_, \
-quadratic_validation_score_, batch_size_, max_iter_, polish_, early_stopping_, device_
+    n_iter_, loss_curve_, polish_loss_curve_, validation_scores_, best_validation_score_ : object
+        As for :class:`~siflow_sk.InterpolantFlow`.
+    best_iteration_, quadratic_validation_score_, batch_size_, max_iter_, polish_ : object
+        As for :class:`~siflow_sk.InterpolantFlow`.
+    early_stopping_, device_ : object
         As for :class:`~siflow_sk.InterpolantFlow`.
 
     Notes
