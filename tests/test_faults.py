@@ -643,6 +643,7 @@ def test_fault_36_one_weight_dominates(X):
 BAD_PARAMETERS = {
     "interpolant": (["cubic", 3, None], "(?=.*linear).*trigonometric"),
     "base": (["normall", 3, None, object()], "(?=.*gaussian)(?=.*normal)(?=.*student_t).*uniform"),
+    "coupling": (["nearest", 3, None, object()], "(?=.*independent).*optimal_transport"),
     "velocity": (["mpl", 256, None], "(?=.*mlp).*residual"),
     "preprocessor": (
         ["whitening", 1.0, StandardNormal()],
