@@ -219,6 +219,8 @@ class InterpolantClassifier(SaveMixin, ClassifierMixin, BaseEstimator):
         log_density : ndarray of shape (n_samples,)
             The logarithm of the sum over the classes of prior times density, without the columns that are
             constant in all rows.
+            A class whose density could not be solved at a row, which a
+            :class:`~siflow_sk.exceptions.SolverWarning` names, counts there as if its density were zero.
         """
         return np.logaddexp.reduce(self._log_joint(X), axis=1)
 

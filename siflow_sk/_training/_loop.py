@@ -292,7 +292,8 @@ class Trainer:
 
         Heavy tails (patches of images, drifting sensors) leave a field on which two steps are nats away from
         the truth and the step error outweighs the likelihood a thousand times.  Polish then only lowers that
-        error: BSDS300 lost 10 nats in 250 steps, and gained 2.7 with four steps and a penalty of 1.
+        error: on 60,000 rows of BSDS300 it lost 10 nats in 250 steps, and gained 2.4 with four steps and a
+        penalty of 1.
         """
         x, context = self.data.x_valid[:512], self.data.context_valid
         with torch.no_grad():

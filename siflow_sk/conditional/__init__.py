@@ -57,13 +57,15 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         How the flow is integrated after ``fit``.
     max_iter : int or "auto", default="auto"
         Optimiser steps on the quadratic loss.  ``"auto"``: half the number of distinct rows, at least 100
-        and at most 800.
+        and at most 800; on CUDA 20 passes over the rows where that is more.
     polish : int or "auto", default="auto"
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows.  ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as
-        many as take about a minute on two cores for the width of the network.
+        many as take about a minute on two cores for the width of the network, at most 5000; on CUDA 20
+        passes over the rows, at least 5000.
     batch_size : int or "auto", default="auto"
-        Rows per step of the quadratic loss.  ``"auto"``: 512.
+        Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128.
+        ``"auto"``: 512; on CUDA a sixty-fourth of the distinct rows, between 512 and 4096.
     learning_rate_init : float, default=3e-3
         Peak learning rate.
     weight_decay : float, default=0.5
@@ -77,7 +79,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         Share of the distinct rows kept for validation, at most 2048 rows.
     n_iter_no_change : int, default=5
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
-        polish ends).
+        polish ends); half as many after the first fall.
     tol : float, default=1e-3
         Improvement of the mean validation log-density, in nats, that counts.
     inference_dtype : {"float64", "float32"}, default="float64"
