@@ -3,9 +3,7 @@
 import copy
 import itertools
 import math
-import warnings
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -14,32 +12,29 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from . import _likelihood, _tensors
-from ._compat import HasMethods, Interval, StrOptions, _fit_context, in_container
-from ._component import SlotsMixin, resolve
+from ._compat import HasMethods, _fit_context, in_container
 from ._training import Batches, Data, Settings, Trainer
 from .couplings import COUPLINGS
-from .exceptions import DeviceWarning, SolverWarning, TrainingWarning
+from .flow._rows import KnownDensity, RowsMixin, nan_where
+from .flow._trained import TRAINING_CONSTRAINTS, PartsMixin, slot_constraints, warn_of_lost_steps
 from .interpolants import INTERPOLANTS
-from .persistence import SaveMixin, own
+from .persistence import own
 from .preprocessing import PREPROCESSORS
 from .solvers import SOLVERS
 from .velocities import VELOCITIES
 
-_PART_METHODS = {
-    "interpolant": ("alpha", "beta", "point", "velocity"),
-    "coupling": ("pair",),
-    "velocity": ("build",),
-    "preprocessor": ("fit", "forward", "inverse"),
-    "solver": ("integrate",),
-}
-
-
-def _slot_constraints(slot, table):
-    return [
-        StrOptions(set(table)),
-        HasMethods(list(_PART_METHODS[slot])),
-        *([None] if "none" in table else []),
-    ]
+# of the parameters of training, those of the quadratic stage alone
+_TRAINING = (
+    "max_iter",
+    "batch_size",
+    "learning_rate_init",
+    "weight_decay",
+    "ema_decay",
+    "inference_dtype",
+    "device",
+    "random_state",
+    "verbose",
+)
 
 
 @own
@@ -78,19 +73,6 @@ class _Ends:
         return z.sum(1)
 
 
-class _SourceDensity:
-    """The density of the source, in the space of the flow."""
-
-    def __init__(self, transport):
-        self.transport = transport
-
-    def log_prob(self, z):
-        x = self.transport._to_rows(z)
-        active = _tensors.to_tensor(x[:, self.transport._active])
-        log_det = self.transport.preprocessor_.forward(active)[1]
-        return (_tensors.to_tensor(self.transport.source_density_.score_samples(x)) - log_det).to(z)
-
-
 class _EndOf:
     """The density at the end of the segments so far, from which the next one goes on."""
 
@@ -112,7 +94,7 @@ def _has_density(self):
     return True
 
 
-class InterpolantTransport(SaveMixin, OneToOneFeatureMixin, TransformerMixin, SlotsMixin, BaseEstimator):
+class InterpolantTransport(PartsMixin, RowsMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     r"""Invertible map of one table into another, or of a snapshot in time into the next ones.
 
     Rows :math:`x_0` of the source and :math:`x_1` of the target are joined by an interpolant
@@ -210,17 +192,9 @@ class InterpolantTransport(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Sl
     }
 
     _parameter_constraints = {
-        **{slot: _slot_constraints(slot, table) for slot, table in _slots.items()},
+        **{slot: slot_constraints(slot, table) for slot, table in _slots.items()},
         "source_density": [HasMethods(["fit", "score_samples"]), None],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "inference_dtype": [StrOptions({"float64", "float32"})],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
+        **{name: TRAINING_CONSTRAINTS[name] for name in _TRAINING},
     }
 
     def __init__(
@@ -288,20 +262,13 @@ class InterpolantTransport(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Sl
         TypeError
             Sparse or structured input, dates.
         """
-        before = dict(self.__dict__)
-        try:
-            self._fit(X, y)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        twin = self._twin()
+        twin._fit(X, y)
+        self.__dict__ = twin.__dict__
         return self
 
     def _fit(self, X, y):
-        parts = {
-            slot: resolve(slot, getattr(self, slot), table, _PART_METHODS[slot])
-            for slot, table in self._slots.items()
-        }
+        parts = {slot: self._resolve(slot) for slot in self._slots}
         _likelihood.rehearse(parts["solver"])
         device = _tensors.resolve_device(self.device)
         seed = _tensors.draw_seed(self.random_state)
@@ -412,13 +379,7 @@ class InterpolantTransport(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Sl
                 network, source, path, data, settings, generator, self.verbose, parts["coupling"]
             ).regress()
         losses = [float(value) for value in trainer.history.loss]
-        if not all(map(math.isfinite, losses)):
-            warnings.warn(
-                f"{sum(not math.isfinite(v) for v in losses)} steps had a non-finite loss and were left out; "
-                f"lower learning_rate_init={self.learning_rate_init}.",
-                TrainingWarning,
-                stacklevel=5,
-            )
+        warn_of_lost_steps(losses, self.learning_rate_init)
         network = network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
         solver = copy.deepcopy(parts["solver"])
         reference = target.x[:256].to(next(network.parameters()).dtype)
@@ -530,19 +491,19 @@ class InterpolantTransport(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Sl
         """
         X = self._check(X)
         t = self.times_[-1] if t is None else self._check_times([t], "t")[0]
-        known, segments = _SourceDensity(self), [s for s in self.segments_ if s.start < t]
+        known, segments = KnownDensity(self, self.source_density_), [s for s in self.segments_ if s.start < t]
         for segment in segments[:-1]:
             known = _EndOf(known, segment)
         values = np.empty(len(X))
         for rows in _tensors.row_chunks(*X.shape):
-            z, log_det, outside = self._forward(X[rows])
+            z, log_det, outside, far = self._forward(X[rows])
             if segments:
                 last = segments[-1]
                 value, _ = _likelihood.log_density(last.velocity, known, last.solver, z, last.clock(t))
             else:
                 value = known.log_prob(z)
             value = value.double().cpu() + log_det
-            value[outside] = -math.inf
+            value[outside | far] = -math.inf
             values[rows] = _tensors.to_array(value)
         self._report_unsolved(np.isnan(values))
         return values
@@ -554,7 +515,8 @@ class InterpolantTransport(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Sl
         X = self._check(X)
         out = np.empty((len(times), *X.shape), dtype=X.dtype)
         for rows in _tensors.row_chunks(*X.shape):
-            z, t = self._forward(X[rows])[0], start
+            z, _, _, far = self._forward(X[rows])
+            z, t = nan_where(far, z), start
             for k, t_next in enumerate(times):
                 z, t = self._carried(z, t, t_next), t_next
                 out[k, rows] = self._to_rows(z)
@@ -582,50 +544,8 @@ class InterpolantTransport(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Sl
     def _columns(self):
         return self.get_feature_names_out()
 
-    def _check(self, X):
-        check_is_fitted(self)
-        return _tensors.check_table(self, X, reset=False)
-
-    def _forward(self, X):
-        """Latent points, log-determinant of the preprocessing, rows outside of the support."""
-        off = ~self._active
-        value = self._constant[off]
-        slack = self._spread + 8 * np.finfo(X.dtype).eps * np.abs(value)
-        outside = _tensors.to_tensor((np.abs(X[:, off] - value) > slack).any(axis=1), torch.bool)
-        z, log_det = self.preprocessor_.forward(_tensors.to_tensor(X[:, self._active]))
-        return z.to(self.device_, self._network_dtype), log_det, outside
-
-    def _to_rows(self, z):
-        """Rows of X from latent points."""
-        x = self.preprocessor_.inverse(z.double().cpu())
-        out = np.tile(self._constant, (len(x), 1))
-        out[:, self._active] = _tensors.to_array(x)
-        return out
-
-    def _report_unsolved(self, bad):
-        if bad.any():
-            shown = ", ".join(map(str, np.flatnonzero(bad)[:10]))
-            warnings.warn(
-                f"{int(bad.sum())} of {len(bad)} rows could not be solved and are NaN: rows {shown}"
-                f"{' ...' if bad.sum() > 10 else ''}. Try solver='dopri5' or a larger tol.",
-                SolverWarning,
-                stacklevel=3,
-            )
-
-    def _place(self, device):
-        """Put the networks on a device, after loading."""
-        if self.__sklearn_is_fitted__():
-            there = _tensors.resolve_device(device)
-            if device == "auto" and there.type == "cpu" and not self.device_.startswith("cpu"):
-                warnings.warn(
-                    f"{type(self).__name__} was fitted on {self.device_!r}, which is not here; "
-                    "it works on the CPU now.",
-                    DeviceWarning,
-                    stacklevel=4,
-                )
-            for segment in self.segments_:
-                segment.velocity.to(there)
-            self.device_ = str(there)
+    def _networks(self):
+        return [segment.velocity for segment in self.segments_]
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "segments_")

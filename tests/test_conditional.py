@@ -583,3 +583,13 @@ def test_a_velocity_without_context_is_refused():
     X, y, _ = wave(60, 0)
     with pytest.raises(ValueError, match="takes no context: its build needs a parameter n_context"):
         quick(velocity=Plain()).fit(X, y)
+
+
+@pytest.mark.parametrize("y", [1e60, -1e60])
+def test_targets_beyond_the_dtype_have_probability_zero_or_one(y):
+    """The network of float32 cannot hold 1e60 standard deviations; the distribution function still knows."""
+    X, target, *_ = wave(100, 0)
+    model = quick(preprocessor="standardize", inference_dtype="float32").fit(X, target)
+    assert model.cdf(X[:2], [y, target[1]])[0] == float(y > 0)
+    assert 0.0 < model.cdf(X[:2], [y, target[1]])[1] < 1.0
+    assert model.score_samples(X[:1], [y])[0] == -np.inf

@@ -393,3 +393,16 @@ def test_a_row_off_a_constant_column_has_no_density(tables):
     target[0, 2] = 6.0
     assert transport.score_samples(target)[0] == -math.inf
     assert np.isfinite(transport.score_samples(target)[1:]).all()
+
+
+def test_rows_beyond_the_dtype_are_nan_and_named():
+    """Not the image of some other row: such a row cannot be carried."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(60, 2)), rng.normal(3.0, size=(60, 2))
+    maps = InterpolantTransport(
+        velocity=MLP(width=16), max_iter=20, inference_dtype="float32", random_state=0
+    ).fit(X, Y)
+    with pytest.warns(SolverWarning, match="1 of 2 rows could not be solved and are NaN: rows 0"):
+        moved = maps.transform(np.array([[1e60, 0.0], X[0]]))
+    assert np.isnan(moved[0]).all()
+    assert np.isfinite(moved[1]).all()

@@ -286,6 +286,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
 
         self._table, self._context, self._network_dtype = table, context, dtype
         self._active, self._constant, self._one_dimensional = active, constant, y.ndim == 1
+        self._spread = np.ptp(targets[:, ~active], axis=0)
         self.n_outputs_, self.constant_targets_ = len(active), np.flatnonzero(~active)
         self.categories_ = dict(table.levels)
         self.interpolant_, self.base_, self.velocity_ = made.interpolant, made.base, network

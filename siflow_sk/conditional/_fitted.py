@@ -1,7 +1,6 @@
 """What is done with a fitted conditional flow: score, draw, mean, quantiles, distribution function."""
 
 import math
-import warnings
 
 import numpy as np
 import torch
@@ -9,13 +8,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import _likelihood, _tensors
 from .._compat import _check_sample_weight
-from ..exceptions import SolverWarning
+from ..flow._rows import RowsMixin
 
 _POINTS_AT_ONCE = 2**15  # points of the base that are carried together
 _N_POINTS = 512  # points that stand for N(0, I) in several dimensions
 
 
-class ConditionalMixin:
+class ConditionalMixin(RowsMixin):
     """Methods of an estimator with ``velocity_``, ``base_``, ``preprocessor_``, ``solver_`` and a context."""
 
     def score_samples(self, X, y=None, return_error=False):
@@ -204,9 +203,11 @@ class ConditionalMixin:
         y = self._check_target(y, len(context))
         u = np.empty(len(y))
         for rows in _tensors.row_chunks(len(y), context.shape[1]):
-            z, _, _ = self._forward(y[rows])
+            z, _, _, far = self._forward(y[rows])
             base = _likelihood.transport(self.velocity_, self.solver_, z, 1.0, 0.0, context[rows])
             u[rows] = _tensors.to_array(torch.special.ndtr(base.double().cpu()[:, 0]))
+            far = np.flatnonzero(_tensors.to_array(far, bool)) + rows.start
+            u[far] = (y[far, 0] > 0) == self._increasing()  # beyond every number of the dtype: 0 or 1
         self._report_unsolved(np.isnan(u))
         return u if self._increasing() else 1.0 - u
 
@@ -225,31 +226,18 @@ class ConditionalMixin:
             raise ValueError(f"y: {self.n_outputs_} column(s) as in fit wanted, got {y.shape[1]}.")
         return y
 
-    def _to_network(self, z):
-        return z.to(self.device_, self._network_dtype)
-
     def _n_latent(self):
         return int(self._active.sum())
-
-    def _forward(self, y):
-        """Latent points, log-determinant of the preprocessing, rows outside of the support."""
-        off = ~self._active
-        value = self._constant[off]
-        slack = 8 * np.finfo(np.float64).eps * np.abs(value)
-        outside = _tensors.to_tensor((np.abs(y[:, off] - value) > slack).any(axis=1), torch.bool)
-        z, log_det = self.preprocessor_.forward(_tensors.to_tensor(y[:, self._active]))
-        far = ~torch.isfinite(self._to_network(z)).all(1).cpu()  # beyond what the dtype can hold
-        return self._to_network(torch.where(far[:, None], 0.0, z)), log_det, outside | far
 
     def _log_density(self, context, y):
         values, errors = np.empty(len(y)), np.empty(len(y))
         for rows in _tensors.row_chunks(len(y), context.shape[1] + y.shape[1]):
-            z, log_det, outside = self._forward(y[rows])
+            z, log_det, outside, far = self._forward(y[rows])
             value, error = _likelihood.log_density(
                 self.velocity_, self.base_, self.solver_, z, context=context[rows]
             )
             value = value.double().cpu() + log_det
-            value[outside] = -math.inf
+            value[outside | far] = -math.inf
             values[rows], errors[rows] = _tensors.to_array(value), _tensors.to_array(error)
         return values, errors
 
@@ -304,13 +292,3 @@ class ConditionalMixin:
 
     def _as_fitted(self, values):
         return values[..., 0] if self._one_dimensional else values
-
-    def _report_unsolved(self, bad):
-        if bad.any():
-            shown = ", ".join(map(str, np.flatnonzero(bad)[:10]))
-            warnings.warn(
-                f"{int(bad.sum())} of {len(bad)} rows could not be solved and are NaN: rows {shown}"
-                f"{' ...' if bad.sum() > 10 else ''}. Try solver='dopri5' or a larger tol.",
-                SolverWarning,
-                stacklevel=4,
-            )

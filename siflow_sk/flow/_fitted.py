@@ -15,9 +15,10 @@ from .._score import Fields, diffusion_of, fields, gaussian_moments, score_from_
 from ..couplings import Independent
 from ..exceptions import SolverWarning
 from ..velocities import velocity_and_divergence
+from ._rows import KnownDensity, RowsMixin, nan_where
 
 
-class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
+class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
     """Methods of an estimator with ``velocity_``, ``base_``, ``preprocessor_`` and ``solver_``."""
 
     def score_samples(self, X, t=1.0, return_error=False, target=None):
@@ -58,7 +59,7 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """
         X = self._check(X)
         t = _check_times(t, len(X))
-        known, t_known = (self.base_, 0.0) if target is None else (_KnownTarget(self, target), 1.0)
+        known, t_known = (self.base_, 0.0) if target is None else (KnownDensity(self, target), 1.0)
         values, errors = np.empty(len(X)), np.empty(len(X) if return_error else 0)
         for rows in _tensors.row_chunks(*X.shape):
             z, log_det, outside, far = self._forward(X[rows])
@@ -180,7 +181,7 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         out = np.empty_like(X)
         for rows in _tensors.row_chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
-            out[rows] = self._to_rows(_nan_where(far, carry(z, generator)))
+            out[rows] = self._to_rows(nan_where(far, carry(z, generator)))
         self._report_unsolved(np.isnan(out).any(axis=1))
         return in_container(self, out, self._columns(), container)
 
@@ -201,7 +202,7 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         for rows in _tensors.row_chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
             latent = _likelihood.transport(self.velocity_, self.solver_, z, 1.0, 0.0)
-            Z[rows] = _tensors.to_array(_nan_where(far, latent), X.dtype)
+            Z[rows] = _tensors.to_array(nan_where(far, latent), X.dtype)
         self._report_unsolved(np.isnan(Z).any(axis=1))
         return Z
 
@@ -343,7 +344,7 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         moments, parts = self._moments(), []
         for rows in _tensors.row_chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
-            parts.append([_nan_where(far, a) for a in self._in_blocks_at(t, z, fields, moments)])
+            parts.append([nan_where(far, a) for a in self._in_blocks_at(t, z, fields, moments)])
         joined = (np.concatenate([_tensors.to_array(p) for p in part]) for part in zip(*parts, strict=True))
         return dict(zip(Fields._fields, joined, strict=True))
 
@@ -434,28 +435,6 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         names = getattr(self, "feature_names_in_", None)
         return [f"x{j}" for j in range(self.n_features_in_)] if names is None else names
 
-    def _check(self, X):
-        check_is_fitted(self)
-        return _tensors.check_table(self, X, reset=False)
-
-    def _to_network(self, z):
-        return z.to(self.device_, self._network_dtype)
-
-    def _forward(self, X):
-        """Latent points, log-determinant of the preprocessing, rows outside of the support, rows too far.
-
-        Too far is what the dtype cannot hold; such a row goes through the flow as 0, and the caller says
-        what becomes of it.
-        """
-        off = ~self._active
-        value = self._constant[off]
-        # what rounding to this dtype can do, and what the rows that fit saw did
-        slack = self._spread + 8 * np.finfo(X.dtype).eps * np.abs(value)
-        outside = _tensors.to_tensor((np.abs(X[:, off] - value) > slack).any(axis=1), torch.bool)
-        z, log_det = self.preprocessor_.forward(_tensors.to_tensor(X[:, self._active]))
-        far = ~torch.isfinite(self._to_network(z)).all(1).cpu()
-        return self._to_network(torch.where(far[:, None], 0.0, z)), log_det, outside, far
-
     def _carrier(self, t_from, t_to, method="ode", diffusion="sigma", n_steps=100):
         """A function that carries latent points from one time to another."""
         if method == "ode":
@@ -477,41 +456,6 @@ class FittedMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return lambda z, generator: _likelihood.diffuse(
             self.velocity_, self.interpolant_, moments, epsilon, z, t_from, t_to, int(n_steps), generator
         )
-
-    def _to_rows(self, z):
-        """Rows of X from latent points of any time."""
-        x = self.preprocessor_.inverse(z.double().cpu())
-        out = np.tile(self._constant, (len(x), 1))
-        out[:, self._active] = _tensors.to_array(x)
-        return out
-
-    def _report_unsolved(self, bad):
-        if bad.any():
-            shown = ", ".join(map(str, np.flatnonzero(bad)[:10]))
-            warnings.warn(
-                f"{int(bad.sum())} of {len(bad)} rows could not be solved and are NaN: rows {shown}"
-                f"{' ...' if bad.sum() > 10 else ''}. Try solver='dopri5' or a larger tol.",
-                SolverWarning,
-                stacklevel=3,
-            )
-
-
-def _nan_where(rows, values):
-    """NaN in ``rows``, a mask on the host."""
-    return torch.where(rows[:, None].to(values.device), math.nan, values)
-
-
-class _KnownTarget:
-    """The known density of the data, as one of latent points."""
-
-    def __init__(self, flow, target):
-        self.flow, self.target = flow, target
-
-    def log_prob(self, z):
-        x = self.flow._to_rows(z)
-        active = _tensors.to_tensor(x[:, self.flow._active])
-        log_det = self.flow.preprocessor_.forward(active)[1]
-        return (_tensors.to_tensor(self.target.score_samples(x)) - log_det).to(z)
 
 
 def _check_time(t, name):

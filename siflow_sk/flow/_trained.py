@@ -46,8 +46,19 @@ def slot_constraints(slot, table):
     return [StrOptions(set(table)), HasMethods(methods), *([None] if "none" in table else [])]
 
 
-class TrainedMixin(SaveMixin, SlotsMixin):
-    """Of an estimator whose parts are slots and whose network a :class:`Trainer` makes."""
+def warn_of_lost_steps(losses, rate):
+    """Steps whose loss was not finite changed nothing; say how many there were."""
+    lost = sum(not math.isfinite(loss) for loss in losses)
+    if lost:
+        warnings.warn(
+            f"{lost} steps had a non-finite loss and were left out; lower learning_rate_init={rate}.",
+            TrainingWarning,
+            stacklevel=6,
+        )
+
+
+class PartsMixin(SaveMixin, SlotsMixin):
+    """Of an estimator whose parts are slots and that holds networks."""
 
     _part_methods = PART_METHODS
 
@@ -61,6 +72,31 @@ class TrainedMixin(SaveMixin, SlotsMixin):
         value = getattr(self, slot)
         value = as_base(value) if slot == "base" else value
         return resolve(slot, value, self._slots[slot], self._part_methods[slot])
+
+    def _place(self, device):
+        if not self.__sklearn_is_fitted__():
+            return
+        there = _tensors.resolve_device(device)
+        if device == "auto" and there.type == "cpu" and not self.device_.startswith("cpu"):
+            warnings.warn(
+                f"{type(self).__name__} was fitted on {self.device_!r}, which is not here; "
+                "it works on the CPU now.",
+                DeviceWarning,
+                stacklevel=4,
+            )
+        for network in self._networks():
+            network.to(there)
+        self.device_ = str(there)
+
+    def _networks(self):
+        return [self.velocity_]
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "velocity_")
+
+
+class TrainedMixin(PartsMixin):
+    """Of an estimator with one network, which one :class:`Trainer` made in both stages."""
 
     def _record(self, trainer, settings, stop_early, append):
         history = trainer.history
@@ -77,13 +113,7 @@ class TrainedMixin(SaveMixin, SlotsMixin):
         self.n_iter_ = trainer.iteration + (self.n_iter_ if append else 0)
         self.batch_size_, self.max_iter_ = settings.batch_size, settings.n_quadratic
         self.polish_, self.early_stopping_ = settings.n_polish, stop_early
-        if not all(map(math.isfinite, losses)):
-            warnings.warn(
-                f"{sum(not math.isfinite(v) for v in losses)} steps had a non-finite loss and were left out; "
-                f"lower learning_rate_init={self.learning_rate_init}.",
-                TrainingWarning,
-                stacklevel=5,
-            )
+        warn_of_lost_steps(losses, self.learning_rate_init)
 
     @property
     def history_(self):
@@ -93,19 +123,3 @@ class TrainedMixin(SaveMixin, SlotsMixin):
         check_is_fitted(self)
         columns = ["stage", "iteration", "score", "learning_rate", "seconds"]
         return pd.DataFrame(self._checks, columns=columns)
-
-    def _place(self, device):
-        if not self.__sklearn_is_fitted__():
-            return
-        there = _tensors.resolve_device(device)
-        if device == "auto" and there.type == "cpu" and not self.device_.startswith("cpu"):
-            warnings.warn(
-                f"{type(self).__name__} was fitted on {self.device_!r}, which is not here; "
-                "it works on the CPU now.",
-                DeviceWarning,
-                stacklevel=4,
-            )
-        self.velocity_, self.device_ = self.velocity_.to(there), str(there)
-
-    def __sklearn_is_fitted__(self):
-        return hasattr(self, "velocity_")
