@@ -1,12 +1,15 @@
-"""MixedDensity: probabilities of cells against closed forms, levels that sum to one, dtypes, bad input."""
+"""MixedDensity: cells and ends against closed forms, levels that sum to one, weights, dtypes, bad input."""
 
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm, poisson
+from scipy.integrate import quad
+from scipy.special import logit
+from scipy.stats import lognorm, norm, poisson
 from sklearn.base import BaseEstimator, clone
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KernelDensity
 
@@ -64,7 +67,7 @@ def quick(**parameters):
 
 @pytest.fixture(scope="module")
 def fitted(people):
-    return quick(kinds={"dose": 0.1}, n_draws=8).fit(people)
+    return quick(kinds={"dose": 0.1, "height": (0, 300)}, n_draws=8).fit(people)
 
 
 # -- probabilities ------------------------------------------------------------------------------------------
@@ -138,12 +141,115 @@ def test_the_levels_of_every_categorical_column_sum_to_one(people, fitted):
         fitted.level_log_proba(people, "height")
 
 
+# -- columns with ends --------------------------------------------------------------------------------------
+
+
+def test_the_logarithm_of_a_positive_column_carries_its_jacobian():
+    X = lognorm(STD[1], scale=np.exp(MEAN[1])).rvs((100, 1), random_state=0)
+    density = MixedDensity(Normal(), kinds={0: "positive"}).fit(X)
+    exact = lognorm(STD[1], scale=np.exp(MEAN[1])).logpdf(X[:, 0])
+    np.testing.assert_allclose(density.score_samples(X), exact, rtol=1e-12)
+    assert density.kinds_ == {0: "positive"}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_one_end_of_two_may_be_infinite(sign):
+    law = lognorm(STD[1], loc=2.0, scale=np.exp(sign * MEAN[1]))
+    X = law.rvs((100, 1), random_state=0)
+    ends = (2.0, np.inf) if sign > 0 else (-np.inf, -2.0)
+    density = MixedDensity(Normal(), kinds={0: ends}).fit(sign * X)
+    np.testing.assert_allclose(density.score_samples(sign * X), law.logpdf(X[:, 0]), rtol=1e-12)
+
+
+def test_the_density_between_two_ends_gives_parts_of_the_interval_their_probability():
+    X = np.linspace(-0.9, 2.9, 30)[:, None]
+    density = MixedDensity(Normal(), kinds={0: (-1.0, 3.0)}).fit(X)
+    for low, high in [(-1.0, 3.0), (0.0, 1.0), (2.5, 3.0)]:
+        found, _ = quad(lambda x: np.exp(density.score_samples([[x]])[0]), low, high, epsabs=1e-9)
+        with np.errstate(divide="ignore"):
+            ends = logit((np.array([low, high]) + 1.0) / 4.0)
+        assert found == pytest.approx(np.diff(norm(MEAN[1], STD[1]).cdf(ends))[0], abs=1e-7)
+
+
+def test_guessed_ends_are_said():
+    X = np.linspace(10.0, 20.0, 21)[:, None]
+    with pytest.warns(DataWarning, match=r"the ends of column 0 are guessed, 9.5 and 20.5; say them"):
+        density = MixedDensity(Normal(), kinds={0: "interval"}).fit(X)
+    assert density.kinds_ == {0: (9.5, 20.5)}
+    assert np.isfinite(density.score_samples(X)).all()
+
+
+@pytest.mark.parametrize(("ends", "beyond"), [("positive", [-1.0, 0.0]), ((0.0, 8.0), [0.0, 8.0, 9.0, -3.0])])
+def test_on_and_beyond_the_ends_the_density_is_zero(ends, beyond):
+    X = np.linspace(0.5, 7.5, 30)[:, None]
+    density = MixedDensity(Normal(), kinds={0: ends}).fit(X)
+    values = density.score_samples(np.concatenate([[beyond], X.T], axis=1).T)
+    assert (values[: len(beyond)] == -np.inf).all()
+    np.testing.assert_array_equal(values[len(beyond) :], density.score_samples(X))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_draws_stay_between_the_ends(dtype):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.normal(size=50), "y": rng.uniform(0.31, 0.69, 50)}).astype(dtype)
+
+    class Wide(Normal):
+        def sample(self, n_samples=1, random_state=None):
+            return 60.0 * super().sample(n_samples, random_state)  # nearly all of it on the ends, rounded
+
+    for ends in [(0.3, 0.7), "positive", (-np.inf, 0.7)]:
+        density = MixedDensity(Wide(), kinds={"y": ends}).fit(table)
+        drawn = density.sample(500, random_state=0)
+        assert (drawn.dtypes == dtype).all()
+        assert (density.score_samples(drawn) > -np.inf).all()
+
+
+def test_whole_numbers_that_are_said_to_be_real_are_drawn_as_such(people):
+    density = MixedDensity(Normal(), kinds={"children": "real"}).fit(people[["height", "children"]])
+    drawn = density.sample(50, random_state=0)["children"]
+    assert drawn.dtype == np.float64
+    assert (drawn != np.rint(drawn)).all()
+
+
+# -- weights ------------------------------------------------------------------------------------------------
+
+
+def test_weights_reach_the_density_and_rows_without_weight_are_left_out(people):
+    table = people[["height", "dose", "member"]].assign(height=lambda t: t["height"].round(2))
+    weight = np.random.default_rng(0).integers(0, 3, size=len(table)).astype(float)
+    weight[table["member"]] = 0.0
+    settings = {"kinds": {"height": "positive", "dose": "real"}, "random_state": 0}
+    weighted = MixedDensity(KernelDensity(), **settings).fit(table, sample_weight=weight)
+    repeated = table.loc[table.index.repeat(weight.astype(int))]
+    by_hand = MixedDensity(KernelDensity(), **settings).fit(repeated)
+    assert weighted.kinds_["member"] == by_hand.kinds_["member"] == "constant"
+    np.testing.assert_allclose(weighted.score_samples(table[:50]), by_hand.score_samples(table[:50]))
+    values = weighted.score_samples(repeated)
+    assert weighted.score(table[~table["member"]], sample_weight=weight[~table["member"]]) == pytest.approx(
+        values.mean()
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "weight", "kind", "message"),
+    [
+        (GaussianMixture(), 1.0, TypeError, "GaussianMixture.fit takes no sample_weight"),
+        (KernelDensity(), 0.0, ValueError, "at least one (weight|non-zero)"),
+        (KernelDensity(), -1.0, ValueError, "[Nn]egative"),
+        (KernelDensity(), np.nan, ValueError, "NaN"),
+    ],
+)
+def test_weights_that_cannot_be_used(estimator, weight, kind, message, people):
+    with pytest.raises(kind, match=message):
+        MixedDensity(estimator).fit(people, sample_weight=np.full(len(people), weight))
+
+
 # -- kinds, dtypes, levels ----------------------------------------------------------------------------------
 
 
 def test_what_was_detected_can_be_read_off(people, fitted):
     assert fitted.kinds_ == {
-        "height": "real",
+        "height": (0, 300),
         "children": "integer",
         "city": "categorical",
         "member": "categorical",
@@ -197,6 +303,8 @@ def test_arrays_give_arrays():
     drawn = density.sample(30, random_state=0)
     assert isinstance(drawn, np.ndarray)
     np.testing.assert_array_equal(drawn[:, 1], np.rint(drawn[:, 1]))
+    with pytest.raises(ValueError, match="NaN"):
+        density.score_samples([[np.nan, 1.0]])
 
 
 # -- bad input ----------------------------------------------------------------------------------------------
@@ -231,6 +339,16 @@ def test_tables_that_cannot_be_fitted(change, message, people):
         ({"height": "integer"}, "column 'height' is not on the lattice of step 1: it holds"),
         ({"children": "constant"}, "'constant', but the column has"),
         ({"city": "real"}, "column 'city' holds 'Oslo' where a number is needed"),
+        ({"city": "interval"}, "column 'city' holds 'Oslo' where a number is needed"),
+        (
+            {"children": "positive"},
+            "column 'children' holds .*0.*, which is not between 0 and inf",
+        ),
+        ({"height": (0, 170)}, r"column 'height' holds .*, which is not between 0 and 170"),
+        ({"height": (2.0, 1.0)}, r"kinds\['height'\] is \(2.0, 1.0\)"),
+        ({"height": (-np.inf, np.inf)}, r"kinds\['height'\] is \(-inf, inf\)"),
+        ({"height": (0.0, np.nan)}, r"kinds\['height'\] is \(0.0, nan\)"),
+        ({"height": [0.0, 300.0]}, r"kinds\['height'\] is \[0.0, 300.0\]"),
     ],
 )
 def test_kinds_that_a_column_cannot_have(kinds, message, people):
@@ -241,8 +359,9 @@ def test_kinds_that_a_column_cannot_have(kinds, message, people):
 def test_bad_rows_at_scoring(people, fitted):
     with pytest.raises(ValueError, match="feature names should match"):
         fitted.score_samples(people[people.columns[::-1]])
-    with pytest.raises(ValueError, match="missing values"):
-        fitted.score_samples(people.assign(member=None))
+    for column in people:
+        with pytest.raises(ValueError, match=f"column '{column}' has missing values"):
+            fitted.score_samples(people.assign(**{column: None}))
     with pytest.raises(ValueError, match="column 'height' holds 'tall' where a number is needed"):
         fitted.score_samples(people.assign(height="tall"))
     with pytest.raises(TypeError, match="dates or durations"):

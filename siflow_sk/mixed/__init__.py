@@ -1,4 +1,4 @@
-"""Tables with whole numbers and categories: a density for the one part, probabilities for the other."""
+"""Tables with bounds, whole numbers, categories: a density for the one part, probabilities for the other."""
 
 import numbers
 import warnings
@@ -8,24 +8,24 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, DensityMixin, clone
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from .. import _tensors
-from .._compat import HasMethods, Interval, StrOptions, _fit_context
+from .._compat import HasMethods, Interval, StrOptions, _check_sample_weight, _fit_context
 from ..bases import SklearnDensity
 from ..exceptions import DataWarning
 from ..flow import InterpolantFlow
 from ..persistence import SaveMixin
-from ._columns import Column, detect
+from ._columns import Column, are_ends, detect, guess_ends
 
 __all__ = ["MixedDensity"]
 
-_KINDS = ("real", "integer", "categorical", "constant")
+_KINDS = ("real", "positive", "interval", "integer", "categorical", "constant")
 _MAX_ROUNDS = 100  # of drawing again what falls beyond the first or last level
 
 
 class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
-    r"""A density for tables with columns of whole numbers, of a lattice, and of categories.
+    r"""A density for tables with columns that have bounds, of whole numbers, of a lattice, of categories.
 
     Whole numbers and categories have probabilities, not densities.  Each value gets a cell, one step wide;
     ``fit`` spreads the rows uniformly over their cells and fits a density q to that (dequantisation).  With x
@@ -37,17 +37,31 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
     a density in x (units of X) and a probability in c: with respect to Lebesgue measure times counting
     measure. The mean over u is taken over ``n_draws`` points, the same ones for every row.
 
+    A column with values above a low end a, below a high end b, or between the two, is real; q sees its
+    logarithm or logit, and the density is in the units of X:
+
+    .. math:: y = \log(x - a), \quad -\log(b - x), \quad \log\frac{x - a}{b - x}, \qquad
+              \log p(x) = \log q(y) + \log\left|\frac{dy}{dx}\right| .
+
     Parameters
     ----------
     estimator : density estimator, default=None
         Anything with ``fit`` and ``score_samples`` (and ``sample``, to draw rows); a clone is fitted.
         ``None``: ``InterpolantFlow(random_state=random_state)``.  Preprocessing belongs inside of it.
     kinds : "auto" or dict, default="auto"
-        Name (or index, for arrays) of a column -> ``"real"``, ``"integer"``, ``"categorical"``,
-        ``"constant"``, or a number, the step of a lattice such as 0.1.  Columns that are not listed, or all
-        of them with ``"auto"``: dtypes category, bool, string and object are categorical; integer dtypes are
-        integer; a float column of whole numbers that repeat is taken for integer with a
-        :class:`~siflow_sk.exceptions.DataWarning`; a column with one value is constant; others are real.
+        Name (or index, for arrays) of a column -> one of
+
+        - ``"real"``, ``"integer"``, ``"categorical"``, ``"constant"``;
+        - ``"positive"``, or the two ends of an interval in the units of X, such as ``(0, 100)``; one of them
+          may be infinite.  No value may lie on an end;
+        - ``"interval"``: the ends are guessed, with a :class:`~siflow_sk.exceptions.DataWarning`, one mean
+          distance of neighbouring values beyond the smallest and the largest;
+        - a number, the step of a lattice such as 0.1.
+
+        Columns that are not listed, or all of them with ``"auto"``: dtypes category, bool, string and object
+        are categorical; integer dtypes are integer; a float column of whole numbers that repeat is taken for
+        integer with a :class:`~siflow_sk.exceptions.DataWarning`; a column with one value is constant; others
+        are real.
     n_draws : int, default=16
         Points per row in ``score_samples``; the cost is that many times that of ``estimator``.  The mean of
         the probability is unbiased, that of its logarithm a lower bound that rises with ``n_draws``.
@@ -57,7 +71,7 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
     Attributes
     ----------
     kinds_ : dict
-        Column -> kind, as used.
+        Column -> kind, as used; guessed ends are there.
     levels_ : dict
         Categorical column -> list of its levels, in order.
     estimator_ : estimator
@@ -106,7 +120,7 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
     # -- fitting ----------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Find the kinds of the columns, spread the rows over their cells, fit the density.
 
         A fit that fails leaves the estimator as it was.
@@ -116,6 +130,9 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
         X : DataFrame or array-like of shape (n_samples, n_features)
             Arrays hold numbers; categories need a DataFrame.
         y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, for an ``estimator`` that takes them; rows of weight zero are left out.  A row has one
+            place in its cell, whatever its weight.
 
         Returns
         -------
@@ -123,47 +140,57 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
 
         Raises
         ------
+        TypeError
+            Weights were given and ``estimator`` takes none; dates.
         ValueError
             Missing values, a kind that is none or that a column cannot have, all columns constant.
         """
         before = dict(self.__dict__)
         try:
-            self._fit(X)
+            self._fit(X, sample_weight)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
         return self
 
-    def _fit(self, X):
+    def _fit(self, X, sample_weight):
         seed = _tensors.draw_seed(self.random_state)
         frame = self._table(X, reset=True)
+        estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
+        weights = {}
+        if sample_weight is not None:
+            frame, weights["sample_weight"] = self._weigh(frame, sample_weight, estimator)
         self._was_frame = isinstance(X, pd.DataFrame)
-        kinds, guessed = self._find_kinds(frame)
-        if guessed:
-            warnings.warn(
-                f"column(s) {guessed} hold whole numbers that repeat and are taken for integer; say so, "
-                "or say "
-                "'real', with kinds={column: kind}.",
-                DataWarning,
-                stacklevel=4,
-            )
+        kinds, guesses = self._find_kinds(frame)
+        for guess in guesses:
+            warnings.warn(f"{guess} with kinds={{column: kind}}.", DataWarning, stacklevel=4)
         self.kinds_ = kinds
         self._columns = [Column(frame.iloc[:, j], name, kind) for j, (name, kind) in enumerate(kinds.items())]
         self.levels_ = {c.name: list(c.levels) for c in self._columns if c.kind == "categorical"}
-        values, _ = self._encode(frame)
+        values, _, _ = self._encode(frame)
         if not values.shape[1]:
             raise ValueError("all columns are constant: there is no density to estimate.")
         self._width = np.array([c.width for c in self._columns if c.kind != "constant"])
         noise = np.random.default_rng(seed).uniform(-0.5, 0.5, size=values.shape)
-        estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
-        self.estimator_ = clone(estimator).fit(values + noise * self._width, None)
+        self.estimator_ = clone(estimator).fit(values + noise * self._width, None, **weights)
         lattice = self._width > 0
         self._points = np.zeros((self.n_draws if lattice.any() else 1, len(lattice)))
         if lattice.any():
             sobol = torch.quasirandom.SobolEngine(int(lattice.sum()), scramble=True, seed=seed)
             points = sobol.draw(self.n_draws, dtype=torch.float64)
             self._points[:, lattice] = (_tensors.to_array(points) - 0.5) * self._width[lattice]
+
+    @staticmethod
+    def _weigh(frame, sample_weight, estimator):
+        """The rows with a weight, and the weights."""
+        if not has_fit_parameter(estimator, "sample_weight"):
+            raise TypeError(f"{type(estimator).__name__}.fit takes no sample_weight.")
+        like = np.empty((len(frame), 1))
+        weight = _check_sample_weight(sample_weight, like, dtype=np.float64, ensure_non_negative=True)
+        if not weight.sum() > 0:
+            raise ValueError("sample_weight: at least one weight must be greater than zero.")
+        return frame[weight > 0], weight[weight > 0]
 
     def _table(self, X, reset):
         """The input as a frame, with the names and the number of columns checked."""
@@ -176,8 +203,7 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
                 if X.iloc[:, j].isna().any():
                     raise ValueError(
                         f"Input X contains NaN: column {X.columns[j]!r} has missing values; impute them "
-                        "or drop "
-                        "the rows."
+                        "or drop the rows."
                     )
             if reset and len(X) < 2:
                 raise ValueError(f"Found array with {len(X)} sample(s) while a minimum of 2 is required.")
@@ -191,38 +217,50 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
         unknown = [name for name in given if name not in names]
         if unknown:
             raise ValueError(f"kinds: there is no column {unknown}; the columns are {names}.")
-        kinds, guessed = {}, []
+        kinds, whole, guesses = {}, [], []
         for j, name in enumerate(names):
             column = frame.iloc[:, j]
             kind = given.get(name)
             if kind is None:
                 kind, guess = detect(column)
                 if guess:
-                    guessed.append(name)
+                    whole.append(name)
                 if kind == "categorical" and column.nunique() > max(2, 0.5 * len(column)):
                     raise ValueError(
                         f"column {name!r} has {column.nunique()} levels in {len(column)} rows, like a "
-                        "name or a "
-                        "key; drop it, turn it into numbers, or insist with kinds={...: 'categorical'}."
+                        "name or a key; drop it, turn it into numbers, or insist with "
+                        "kinds={...: 'categorical'}."
                     )
             step = isinstance(kind, numbers.Real) and not isinstance(kind, bool) and 0 < kind < np.inf
-            if not step and kind not in _KINDS:
+            if not step and not are_ends(kind) and kind not in _KINDS:
                 raise ValueError(
-                    f"kinds[{name!r}] is {kind!r}; one of {list(_KINDS)} or the step of a lattice is needed."
+                    f"kinds[{name!r}] is {kind!r}; one of {list(_KINDS)}, two ends (low, high) or the step "
+                    "of a lattice is needed."
+                )
+            if kind == "interval":
+                kind = guess_ends(column, name)
+                guesses.append(
+                    f"the ends of column {name!r} are guessed, {kind[0]:g} and {kind[1]:g}; say them"
                 )
             kinds[name] = kind
-        return kinds, guessed
+        if whole:
+            guesses.append(
+                f"column(s) {whole} hold whole numbers that repeat and are taken for integer; say so, or say "
+                "'real',"
+            )
+        return kinds, guesses
 
     def _encode(self, frame):
-        """Numbers for every column that is not constant, and which rows are possible at all."""
-        possible = np.ones(len(frame), dtype=bool)
+        """Numbers for every column that is not constant, log-derivative of each row, which are possible."""
+        possible, log_det = np.ones(len(frame), dtype=bool), np.zeros(len(frame))
         values = []
         for j, column in enumerate(self._columns):
-            value, known = column.encode(frame.iloc[:, j])
+            value, log_slope, known = column.encode(frame.iloc[:, j])
             possible &= known
+            log_det += log_slope
             if column.kind != "constant":
                 values.append(value)
-        return np.column_stack(values) if values else np.empty((len(frame), 0)), possible
+        return np.column_stack(values) if values else np.empty((len(frame), 0)), log_det, possible
 
     # -- use --------------------------------------------------------------------------------------------
 
@@ -240,36 +278,41 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
         -------
         log_density : ndarray of shape (n_samples,)
             ``-inf`` for what the model holds to be impossible: a level that ``fit`` did not see, a value off
-            the lattice, another value in a constant column.
+            the lattice, on or beyond an end, another value in a constant column.
         error : ndarray of shape (n_samples,)
             Only if ``return_error``.
         """
         check_is_fitted(self)
-        values, possible = self._encode(self._table(X, reset=False))
+        values, log_det, possible = self._encode(self._table(X, reset=False))
         result, error = np.full(len(values), -np.inf), np.zeros(len(values))
         if possible.any():
             found = np.stack([self.estimator_.score_samples(values[possible] + u) for u in self._points])
             k = len(found)
             mean = np.logaddexp.reduce(found, axis=0) - np.log(k)
-            result[possible] = mean + np.log(self._width[self._width > 0]).sum()
+            result[possible] = mean + np.log(self._width[self._width > 0]).sum() + log_det[possible]
             with np.errstate(invalid="ignore"):
                 ratio = np.exp(found - mean)
             error[possible] = np.nan_to_num(ratio.std(axis=0, ddof=1) / np.sqrt(k)) if k > 1 else 0.0
         return (result, error) if return_error else result
 
-    def score(self, X, y=None):
+    def score(self, X, y=None, sample_weight=None):
         """Mean of ``score_samples``, the figure that ``GridSearchCV`` maximises.
 
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_samples, n_features)
         y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
         score : float
         """
-        return float(np.mean(self.score_samples(X)))
+        values = self.score_samples(X)
+        if sample_weight is None:
+            return float(np.mean(values))
+        weight = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+        return float(np.average(values, weights=weight))
 
     def level_log_proba(self, X, column):
         """Logarithm of the probability of each level of a categorical column, given the other columns.

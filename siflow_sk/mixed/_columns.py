@@ -8,6 +8,7 @@ import pandas as pd
 from ..persistence import own
 
 _ON_LATTICE = 1e-6  # how far from the lattice a value may lie, in steps
+_POSITIVE = (0.0, np.inf)
 
 
 def detect(column):
@@ -27,6 +28,22 @@ def detect(column):
     return ("integer" if guess else "real"), guess
 
 
+def are_ends(kind):
+    """Whether a kind is a pair of ends, low < high, at least one of them finite."""
+    if not isinstance(kind, tuple) or len(kind) != 2:
+        return False
+    if not all(isinstance(end, numbers.Real) and not isinstance(end, bool) for end in kind):
+        return False
+    return kind[0] < kind[1] and bool(np.isfinite(kind).any())
+
+
+def guess_ends(column, name):
+    """The ends of an interval that the values come from, if they spread evenly over it."""
+    values = np.unique(_numbers(column, name))
+    gap = (values[-1] - values[0]) / max(1, len(values) - 1)
+    return float(values[0] - gap), float(values[-1] + gap)
+
+
 @own
 class Column:
     """Between a column of the table and numbers: ``encode``, ``inside``, ``decode``."""
@@ -34,12 +51,13 @@ class Column:
     def __init__(self, column, name, kind):
         self.name, self.levels, self.categories = name, None, None
         self.dtype = str(column.dtype)
+        self.ends = _POSITIVE if kind == "positive" else kind if are_ends(kind) else None
         if isinstance(column.dtype, pd.CategoricalDtype):
             self.categories, self.ordered = column.cat.categories.tolist(), bool(column.dtype.ordered)
         self.width = (
             float(kind) if isinstance(kind, numbers.Real) else float(kind in ("integer", "categorical"))
         )
-        self.kind = "integer" if isinstance(kind, numbers.Real) else kind
+        self.kind = "integer" if isinstance(kind, numbers.Real) else "bounded" if self.ends else kind
         if kind == "constant":
             self.levels = column.unique()[:1].tolist()
             if column.nunique() > 1:
@@ -50,26 +68,38 @@ class Column:
             seen = set(column.unique().tolist())
             self.levels = [level for level in self.categories or sorted(seen, key=_key) if level in seen]
         elif self.kind == "integer":
-            value, known = self.encode(column)
+            known = self.encode(column)[2]
             if not known.all():
                 bad = column[~known].iloc[0]
                 raise ValueError(
                     f"column {name!r} is not on the lattice of step {self.width:g}: it holds {bad!r}."
                 )
-            self.low, self.high = value.min(), value.max()
+        elif self.ends:
+            known = self.encode(column)[2]
+            if not known.all():
+                bad = column[~known].iloc[0]
+                raise ValueError(
+                    f"column {name!r} holds {bad!r}, which is not between {self.ends[0]:g} and "
+                    f"{self.ends[1]:g}, the ends left out; say kinds={{{name!r}: (low, high)}} with ends "
+                    "that no value reaches, or 'real'."
+                )
 
     def encode(self, column):
-        """(numbers, which rows are possible)."""
+        """(numbers, log-derivative of the map to them, which rows are possible)."""
         if self.kind in ("constant", "categorical"):
             code = pd.Index(self.levels, dtype=object).get_indexer(
                 pd.Index(column.astype(object), dtype=object)
             )
-            return np.maximum(code, 0).astype(np.float64), code >= 0
+            return np.maximum(code, 0).astype(np.float64), 0.0, code >= 0
         value = _numbers(column, self.name)
         if self.kind == "real":
-            return value, np.ones(len(value), dtype=bool)
+            return value, 0.0, np.ones(len(value), dtype=bool)
+        if self.ends:
+            inside = (value > self.ends[0]) & (value < self.ends[1])
+            number, log_slope = (np.where(inside, part, 0.0) for part in _to_line(value, *self.ends))
+            return number, log_slope, inside
         cell = np.rint(value / self.width)
-        return cell * self.width, np.abs(value / self.width - cell) <= _ON_LATTICE
+        return cell * self.width, 0.0, np.abs(value / self.width - cell) <= _ON_LATTICE
 
     def inside(self, value):
         """Which numbers belong to a value that the column can have."""
@@ -91,7 +121,33 @@ class Column:
             value = np.rint(value / self.width) * self.width
             if self.dtype.lower().startswith("uint"):
                 value = np.maximum(value, 0.0)  # no count below zero in an unsigned column
+            return pd.Series(value).astype(dtype)
+        if not self.dtype.lower().startswith("float"):  # whole numbers that were said to be real ones
+            dtype = np.dtype(np.float64)
+        if self.ends:
+            precision = np.dtype(str(dtype).lower()).type
+            low, high = (precision(end) for end in self.ends)
+            with np.errstate(over="ignore"):
+                value = precision(_from_line(value, *self.ends))
+            # rounding must not take a row to an end, where its density would be zero
+            value = np.clip(value, np.nextafter(low, high), np.nextafter(high, low))
         return pd.Series(value).astype(dtype)
+
+
+def _to_line(x, low, high):
+    """Logarithm or logit of values between two ends, and the logarithm of its derivative."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        above = np.log(x - low) if np.isfinite(low) else 0.0
+        below = np.log(high - x) if np.isfinite(high) else 0.0
+    length = high - low
+    return above - below, (np.log(length) if np.isfinite(length) else 0.0) - above - below
+
+
+def _from_line(y, low, high):
+    """The inverse of ``_to_line``."""
+    if np.isfinite(low) and np.isfinite(high):
+        return low + (high - low) * np.exp(-np.logaddexp(0.0, -y))
+    return low + np.exp(y) if np.isfinite(low) else high - np.exp(-y)
 
 
 def _key(level):
