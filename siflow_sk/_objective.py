@@ -3,8 +3,8 @@
 import itertools
 
 import torch
-from torch.func import jvp
 
+from ._forward_mode import jvp
 from .velocities import hold_weights, velocity_and_divergence
 
 

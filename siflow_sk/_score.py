@@ -4,7 +4,8 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch.func import jvp
+
+from ._forward_mode import jvp
 
 
 class Fields(NamedTuple):

@@ -4,9 +4,9 @@ import math
 from typing import ClassVar
 
 import torch
-from torch.func import jvp
 
 from ._component import Component, SlotsMixin, resolve
+from ._forward_mode import jvp
 
 
 class Interpolant(Component):

@@ -11,10 +11,11 @@ import math
 
 import torch
 from torch import nn
-from torch.func import jvp, vmap
+from torch.func import vmap
 
 from . import _kernel
 from ._component import Component
+from ._forward_mode import jvp
 from ._kernel import SMOOTH, product
 
 ACTIVATIONS = {name: value_and_slope for name, (value_and_slope, _) in SMOOTH.items()}

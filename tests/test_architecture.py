@@ -35,6 +35,7 @@ FLOORS = {
     "preprocessing": 1,
     "_component": 0,
     "_kernel": 0,
+    "_forward_mode": 0,
     "_compat": 0,
     "exceptions": 0,
     "_version": 0,

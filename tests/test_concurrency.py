@@ -14,7 +14,8 @@ import torch
 from conftest import global_state, quick
 from sklearn.base import clone
 
-from siflow_sk.velocities import MLP
+from siflow_sk.solvers import RungeKutta
+from siflow_sk.velocities import MLP, ResidualMLP
 
 SMALL = {"max_iter": 8, "polish": 4, "velocity": MLP(width=16)}
 
@@ -68,6 +69,21 @@ def test_fault_69_threads_score_while_another_fits(moons_flow, moons):
         fit.result()
     for scores in found:
         np.testing.assert_array_equal(scores, expected)
+
+
+def test_fault_69_threads_differentiate_forwards(moons):
+    """torch counts the levels of forward mode for the whole process, not for each thread."""
+    flow = quick(
+        velocity=ResidualMLP(width=8, depth=1), max_iter=2, polish=0, solver=RungeKutta("euler", 4)
+    ).fit(moons)
+
+    def found(_):
+        return flow.score_samples(moons[:20]), flow.divergence(0.5, moons[:20])
+
+    expected = found(0)
+    with ThreadPoolExecutor(4) as pool:
+        for values in pool.map(found, range(8)):
+            same(values, expected)
 
 
 def test_fault_70_threads_fit_the_same_object(moons):

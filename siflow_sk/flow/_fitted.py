@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from torch.func import jvp
 
 from .. import _likelihood, _tensors
 from .._compat import _check_sample_weight, in_container
+from .._forward_mode import jvp
 from .._score import Fields, diffusion_of, fields, gaussian_moments, score_from_velocity
 from ..couplings import Independent
 from ..exceptions import SolverWarning
