@@ -1,9 +1,11 @@
-"""Read by pytest before any test module: one environment variable, one guard, small shared tables."""
+"""Read by pytest before any test module: environment variables, one guard, small shared tables."""
 
 import os
 
 # scikit-learn's array API checks need it, and SciPy reads it once, at import
 os.environ["SCIPY_ARRAY_API"] = "1"
+# pictures are drawn without a screen
+os.environ["MPLBACKEND"] = "Agg"
 
 import random
 

@@ -7,6 +7,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from sklearn.datasets import load_wine
@@ -35,10 +36,11 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def seeded():
-    """torch's global generator at a fixed seed, as it was afterwards."""
+    """torch's global generator at a fixed seed, as it was afterwards; no figure stays open."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
+    plt.close("all")
 
 
 def failures(tests):
@@ -117,6 +119,7 @@ def test_every_public_part_is_in_the_reference():
         "solvers",
         "exceptions",
         "datasets",
+        "plotting",
     ]
     public = {f"siflow_sk.{name}" for name in siflow_sk.__all__ if not name.startswith("_")}
     for room in rooms:
