@@ -160,6 +160,46 @@ def test_fault_67_a_fork_after_use(tmp_path):
     assert run.stdout.split() == ["0", "0"]
 
 
+RANK = """
+import sys
+import numpy as np, torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from conftest import quick
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+X = np.random.default_rng(rank).normal(size=(60, 2))
+flow = quick(max_iter=3, polish=1).fit(X)
+print(f"rank {rank} scores {flow.score(X)!r}", flush=True)
+dist.barrier()
+if rank == 1:
+    flow.fit(np.ones((60, 2)))
+dist.barrier()  # rank 0 waits for one that is gone
+"""
+
+
+@pytest.mark.slow
+def test_fault_77_a_rank_dies_or_has_other_data(tmp_path):
+    """Every rank fits a model of its own, the same as outside of the job; the job ends with the traceback."""
+    script = tmp_path / "rank.py"
+    script.write_text(RANK, encoding="utf-8")
+    here = os.path.dirname(os.path.abspath(__file__))
+    job = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), here]
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", *job],
+        capture_output=True,
+        text=True,
+        timeout=300,  # gloo alone would wait for half an hour
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 1
+    assert "ValueError: all samples are identical" in run.stderr
+    for rank in range(2):
+        X = np.random.default_rng(rank).normal(size=(60, 2))
+        alone = quick(max_iter=3, polish=1).fit(X).score(X)
+        assert f"rank {rank} scores {alone!r}" in run.stdout
+
+
 def test_the_guard_of_the_suite_sees_a_change():
     before = global_state()
     state = torch.get_rng_state()

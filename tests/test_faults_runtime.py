@@ -7,11 +7,13 @@ import math
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,14 +21,17 @@ import pytest
 import torch
 from conftest import quick
 from oracles import BENT, NORMAL, ExactVelocity
+from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 import siflow_sk
 from siflow_sk.exceptions import DataWarning, SolverWarning, TrainingWarning
+from siflow_sk.flow._trained import warn_of_early_end
 from siflow_sk.interpolants import Linear
 from siflow_sk.solvers import DormandPrince, Grid, RungeKutta
-from siflow_sk.velocities import ResidualMLP, Velocity
+from siflow_sk.velocities import MLP, ResidualMLP, Velocity
 
 # -- rows that cannot be solved ----------------------------------------------------------------------------
 
@@ -253,6 +258,49 @@ def test_fault_47_an_exploding_gradient(value, moons):
     assert flow.score(moons) > clean - 0.2
 
 
+def early_ends(function, *args, **kwargs):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        function(*args, **kwargs)
+    return [str(w.message) for w in seen if w.category is TrainingWarning]
+
+
+def test_fault_48_the_steps_end_before_convergence(moons):
+    """A number of steps that was asked for and is too small is told; one that suffices is not."""
+    settings = {"preprocessor": "whiten", "velocity": MLP(width=16), "tol": 0.05, "n_iter_no_change": 2}
+    (message,) = early_ends(quick(max_iter=60, polish=0, preprocessor="whiten").fit, moons)
+    assert message.startswith("max_iter=60: the steps ended while the log-density of the validation rows was")
+    flow = quick(**settings, max_iter=30, polish=400)
+    assert early_ends(flow.fit, moons) == []
+    assert len(flow.polish_loss_curve_) < 400  # ended by itself
+    # without validation rows nothing is known
+    assert early_ends(quick(early_stopping=False, max_iter=3).fit, moons) == []
+
+
+@pytest.mark.parametrize(
+    ("scores", "given", "told"),
+    [
+        ([1.0, 2.0, 2.5, 2.8, 3.0], {}, "by 0.5 nats in the last 2 validations"),
+        ([1.0, 2.0, 3.0, 3.1, 3.19], {}, None),  # less than 0.1 each
+        ([1.0, 2.0, 3.0, 2.9, 2.8], {}, None),
+        ([1.0, 3.0, 2.0, 2.1, 2.9], {}, None),  # what counts is the best
+        ([1.0, 2.0, 2.5, 2.8, 3.0], {"max_iter": "auto", "polish": "auto"}, None),
+        ([1.0, 2.0, 2.5, 2.8, 3.0], {"max_iter": "auto"}, "polish=7: the steps ended"),
+        ([1.0, 2.0, 2.5, 2.8, 3.0], {"polish": 0}, "max_iter=5: the steps ended"),
+        ([1.0, 2.0], {}, "by 1 nats in the last 1 validations"),
+        ([1.0], {}, None),
+        ([], {}, None),
+        ([-math.inf, -math.inf, -math.inf], {}, None),
+    ],
+)
+def test_fault_48_what_counts_as_rising(scores, given, told):
+    parameters = {"max_iter": 5, "polish": 7, "tol": 0.1, "n_iter_no_change": 2} | given
+    checks = [{"score": score} for score in scores]
+    messages = early_ends(warn_of_early_end, checks, SimpleNamespace(**parameters))
+    assert len(messages) == (told is not None)
+    assert told is None or told in messages[0]
+
+
 def test_fault_49_too_few_rows_for_validation():
     X = np.random.default_rng(0).standard_normal((9, 2))
     with pytest.warns(TrainingWarning, match="9 distinct rows are too few to keep validation rows aside"):
@@ -260,6 +308,64 @@ def test_fault_49_too_few_rows_for_validation():
     assert flow.early_stopping_ is False
     assert flow.validation_scores_ == []
     assert np.isfinite(flow.score_samples(X)).all()
+
+
+class CtrlC(Linear):
+    """The signal itself, at call ``at``."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def velocity(self, t, x0, x1):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == self.at:
+            signal.raise_signal(signal.SIGINT)
+        return super().velocity(t, x0, x1)
+
+
+class ImpatientGrid(Grid):
+    """The second Ctrl-C, while the solver chooses its grid."""
+
+    impatient = False
+
+    def calibrate(self, f, state, t0, t1, value):
+        if ImpatientGrid.impatient and len(state[0]) > 1:
+            signal.raise_signal(signal.SIGINT)
+        return super().calibrate(f, state, t0, t1, value)
+
+
+def test_fault_51_ctrl_c_keeps_the_best_so_far(moons):
+    with pytest.warns(TrainingWarning, match="Training interrupted after 7 iterations; the best weights so"):
+        flow = quick(interpolant=CtrlC(8), preprocessor="whiten").fit(moons)
+    assert flow.n_iter_ == 7
+    assert flow.polish_loss_curve_ == []
+    assert np.isfinite(flow.score_samples(moons)).all()
+
+
+def test_fault_51_ctrl_c_before_anything_is_learnt(moons):
+    """No model, and none that passes for fitted."""
+    flow = quick(interpolant=CtrlC(1))
+    with pytest.raises(KeyboardInterrupt):
+        flow.fit(moons)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(flow)
+    assert vars(flow) == flow.get_params(deep=False)
+
+
+def test_fault_51_the_second_ctrl_c_ends_the_fit(moons, monkeypatch):
+    """Whoever presses twice does not wait for the grid; what was there before is still there."""
+    before = quick(solver=ImpatientGrid()).fit(moons)
+    scores = before.score_samples(moons)
+    monkeypatch.setattr(ImpatientGrid, "impatient", True)
+    before.set_params(interpolant=CtrlC(8), preprocessor="whiten")
+    with pytest.warns(TrainingWarning, match="interrupted after 7"), pytest.raises(KeyboardInterrupt):
+        before.fit(moons)
+    np.testing.assert_array_equal(before.score_samples(moons), scores)
+    fresh = quick(interpolant=CtrlC(8), solver=ImpatientGrid(), preprocessor="whiten")
+    with pytest.warns(TrainingWarning, match="interrupted after 7"), pytest.raises(KeyboardInterrupt):
+        fresh.fit(moons)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(fresh)
 
 
 class Refuses(Linear):

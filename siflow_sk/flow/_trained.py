@@ -57,6 +57,30 @@ def warn_of_lost_steps(losses, rate):
         )
 
 
+def warn_of_early_end(checks, parameters):
+    """Say when numbers of steps that were asked for ended while the validation score was still rising.
+
+    That is by more than ``tol`` at each of the last ``n_iter_no_change`` validations, on average.
+    """
+    given = [
+        f"{name}={value}"
+        for name in ("max_iter", "polish")
+        if (value := getattr(parameters, name)) not in ("auto", 0)
+    ]
+    n, scores = parameters.n_iter_no_change, [c["score"] for c in checks]
+    if not given or len(scores) < 2:
+        return
+    rise = max(scores) - max(scores[:-n] or scores[:1])
+    if rise > parameters.tol * min(n, len(scores) - 1):
+        warnings.warn(
+            f"{' and '.join(given)}: the steps ended while the log-density of the validation rows was still "
+            f"rising, by {rise:.3g} nats in the last {min(n, len(scores) - 1)} validations; give more, or "
+            '"auto".',
+            TrainingWarning,
+            stacklevel=6,
+        )
+
+
 class PartsMixin(SaveMixin, SlotsMixin):
     """Of an estimator whose parts are slots and that holds networks."""
 
@@ -114,6 +138,8 @@ class TrainedMixin(PartsMixin):
         self.batch_size_, self.max_iter_ = settings.batch_size, settings.n_quadratic
         self.polish_, self.early_stopping_ = settings.n_polish, stop_early
         warn_of_lost_steps(losses, self.learning_rate_init)
+        if not trainer.interrupted:
+            warn_of_early_end(self._checks, self)
 
     @property
     def history_(self):
