@@ -88,10 +88,11 @@ def transport(velocity, solver, x, t0, t1, context=None):
 
 
 def path_energy(velocity, solver, x):
-    r"""The energy :math:`\int_0^1 |v_t(X_t)|^2 dt` of the solutions that start at ``x`` ``(n, d)``, ``(n,)``.
+    r"""The energy :math:`\int_0^1 |v_t(X_t)|^2 dt` of the solutions that start at ``x`` ``(n, d)``.
 
-    A third entry of the state, so that the solver's steps see it too.  A solver with a grid chose it for
-    the log-density, not for this, and is replaced by its adaptive one.
+    Returns their ends ``(n, d)`` and the energies ``(n,)``.  The energy is one more entry of the state, so
+    that the solver's steps see it too.  A solver with a grid chose it for the log-density, not for this, and
+    is replaced by its adaptive one.
     """
 
     def field(t, state):
@@ -105,7 +106,7 @@ def path_energy(velocity, solver, x):
         solver = solver.fallback(x.dtype)
     velocity = hold_weights(velocity)
     with torch.no_grad():
-        return in_blocks(block, x)[1]
+        return in_blocks(block, x)
 
 
 def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False, context=None):

@@ -30,15 +30,20 @@ def quadratic_loss(velocity, interpolant, t, x0, x1, z=None):
     z : tensor of shape (n, d), default=None
         Standard normal, for an interpolant with noise.
     """
+    return quadratic_losses(velocity, interpolant, t, x0, x1, z).mean()
+
+
+def quadratic_losses(velocity, interpolant, t, x0, x1, z=None):
+    """Of every pair, ``(n,)``, the loss whose mean is :func:`quadratic_loss`."""
     if z is not None:
         t = t.clamp(1e-4, 1.0 - 1e-4)  # gamma' may be infinite at the ends
         point, target = interpolant.point(t, x0, x1), interpolant.velocity(t, x0, x1)
         gamma, d_gamma = (c * z for c in noise_and_rate(interpolant, t))
         ahead, behind = velocity(t, point + gamma), velocity(t, point - gamma)
         squares = 0.5 * ((ahead - target) ** 2 + (behind - target) ** 2)
-        return (squares - d_gamma * (ahead - behind)).sum(1).mean()
+        return (squares - d_gamma * (ahead - behind)).sum(1)
     residual = velocity(t, interpolant.point(t, x0, x1)) - interpolant.velocity(t, x0, x1)
-    return (residual * residual).sum(1).mean()
+    return (residual * residual).sum(1)
 
 
 def path_gain(velocity, interpolant, t, x0, x1):

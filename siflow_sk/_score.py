@@ -32,7 +32,7 @@ def _variance(interpolant, t):
     return jvp(interpolant.variance, (t,), (torch.ones_like(t),))
 
 
-def _coefficients(interpolant, t):
+def coefficients(interpolant, t):
     """alpha, beta and gamma^2 with their derivatives."""
     one = torch.ones_like(t)
     a, da = jvp(interpolant.alpha, (t,), (one,))
@@ -73,7 +73,7 @@ def score_from_velocity(velocity, interpolant, moments, t, x):
     mean, covariance = moments
 
     def sides(t):
-        a, b, da, db, g2, dg2 = _coefficients(interpolant, t)
+        a, b, da, db, g2, dg2 = coefficients(interpolant, t)
         wronskian = a * db - da * b
         right = b * velocity(t, x) - db * x + wronskian * mean
         return a * wronskian, db * g2 - 0.5 * b * dg2, right
@@ -93,7 +93,7 @@ def score_from_velocity(velocity, interpolant, moments, t, x):
 def fields(velocity, interpolant, moments, t, x):
     """All conditional means at ``x`` from the velocity; see :func:`score_from_velocity`."""
     value, s = velocity(t, x), score_from_velocity(velocity, interpolant, moments, t, x)
-    a, b, da, db, g2, dg2 = _coefficients(interpolant, t)
+    a, b, da, db, g2, dg2 = coefficients(interpolant, t)
     mean, covariance = moments
     base = mean - a * (s @ covariance)
     drift = value + 0.5 * dg2 * s
@@ -104,7 +104,7 @@ def fields(velocity, interpolant, moments, t, x):
 
 def _sbdm(interpolant, t):
     # infinite at t = 0; any other epsilon is right as well, so it is cut off
-    a, b, da, db, *_ = _coefficients(interpolant, t)
+    a, b, da, db, *_ = coefficients(interpolant, t)
     return (a * a * db / b.clamp_min(1e-6) - a * da).clamp(0.0, 10.0)
 
 

@@ -42,7 +42,7 @@ FLOORS = {
     "_about": 0,
 }
 # They may use every floor, and no floor uses them.
-BESIDE = {"benchmarks", "datasets", "plotting", "__main__"}
+BESIDE = {"benchmarks", "datasets", "diagnostics", "plotting", "__main__"}
 
 # The lowest floor that may import a library; one that is not here may be imported nowhere.
 FIRST_FLOOR = {"torch": 0, "sklearn": 0, "tqdm": 3, "numpy": 3, "pandas": 3, "safetensors": 3}

@@ -119,6 +119,7 @@ def test_every_public_part_is_in_the_reference():
         "solvers",
         "exceptions",
         "datasets",
+        "diagnostics",
         "plotting",
     ]
     public = {f"siflow_sk.{name}" for name in siflow_sk.__all__ if not name.startswith("_")}

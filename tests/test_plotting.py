@@ -173,12 +173,12 @@ def test_a_density_is_at_its_place(known):
     at = [0.0, 0.0, 9.5]
     display = DensityDisplay.from_estimator(law, X, features=[1, "x0"], at=at, grid_resolution=7)
     mesh = display.artist_
-    corners = mesh.get_coordinates()
-    assert corners.shape == (8, 8, 2)
+    places, drawn = mesh.get_coordinates(), np.reshape(mesh.get_array(), (7, 7))
+    assert places.shape == (7, 7, 2)
     for i, j in itertools.product(range(7), range(7)):
-        x1, x0 = corners[i : i + 2, j : j + 2].mean(axis=(0, 1))
+        x1, x0 = places[i, j]
         wanted = multivariate_normal(MEAN, COVARIANCE).pdf([x0, x1, 9.5])
-        assert mesh.get_array()[i, j] == pytest.approx(wanted, rel=1e-9)
+        assert drawn[i, j] == pytest.approx(wanted, rel=1e-9)
     assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("x1", "x0")
     assert display.held == {"x2": 9.5}
     assert display.figure_ is display.ax_.figure
@@ -396,12 +396,11 @@ def test_densities_in_a_strip(moons_flow, moons):
     low, high = display.paths.min(axis=(0, 1)), display.paths.max(axis=(0, 1))
     for axis, t in zip(display.axes_, display.times, strict=True):
         (mesh,) = axis.collections
-        centres = mesh.get_coordinates()
-        centres = 0.25 * (centres[:-1, :-1] + centres[1:, :-1] + centres[:-1, 1:] + centres[1:, 1:])
-        wanted = np.exp(moons_flow.score_samples(centres.reshape(-1, 2), t=t))
-        np.testing.assert_allclose(mesh.get_array().ravel(), wanted, rtol=1e-6)
-        np.testing.assert_allclose(centres[0, 0], low - 0.1 * (high - low))
-        np.testing.assert_allclose(centres[-1, -1], high + 0.1 * (high - low))
+        places = mesh.get_coordinates()
+        wanted = np.exp(moons_flow.score_samples(places.reshape(-1, 2), t=t))
+        np.testing.assert_allclose(np.ravel(mesh.get_array()), wanted, rtol=1e-9)
+        np.testing.assert_allclose(places[0, 0], low - 0.1 * (high - low))
+        np.testing.assert_allclose(places[-1, -1], high + 0.1 * (high - low))
 
 
 def test_the_density_of_one_column_over_time(moons):
@@ -410,7 +409,7 @@ def test_the_density_of_one_column_over_time(moons):
     (mesh,) = display.ax_.collections
     x = display.densities[0].values[0]
     wanted = [np.exp(flow.score_samples(x[:, None], t=t)) for t in np.linspace(0.0, 1.0, 4)]
-    np.testing.assert_array_equal(mesh.get_array(), np.transpose(wanted))
+    np.testing.assert_array_equal(np.reshape(mesh.get_array(), (8, 4)), np.transpose(wanted))
 
 
 def test_paths_that_cannot_be_drawn(moons_flow, moons, transport, known):

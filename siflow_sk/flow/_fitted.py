@@ -378,7 +378,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         energy = np.empty(n)
         for rows in _tensors.row_chunks(n, self._n_features_out):
             start = self._to_network(self.base_.sample(rows.stop - rows.start, generator))
-            energy[rows] = _tensors.to_array(_likelihood.path_energy(self.velocity_, self.solver_, start))
+            energy[rows] = _tensors.to_array(_likelihood.path_energy(self.velocity_, self.solver_, start)[1])
         self._report_unsolved(np.isnan(energy))
         energy = energy[~np.isnan(energy)]
         error = energy.std(ddof=1) / math.sqrt(len(energy)) if len(energy) > 1 else math.nan

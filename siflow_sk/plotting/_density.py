@@ -177,7 +177,10 @@ class DensityDisplay:
             (self.artist_,) = self.ax_.plot(self.values[0], density, **kwargs)
             self.ax_.set(xlabel=self.names[0], ylabel="density")
         else:
-            kwargs = kwargs if "colors" in kwargs else {"cmap": "cividis", **kwargs}
+            defaults = {} if "colors" in kwargs else {"cmap": "cividis"}
+            if plot_method == "pcolormesh":
+                defaults["shading"] = "gouraud"  # the values are those of points, not of cells
+            kwargs = {**defaults, **kwargs}
             self.artist_ = getattr(self.ax_, plot_method)(*self.values, density, **kwargs)
             self.ax_.set(xlabel=self.names[0], ylabel=self.names[1])
         return self

@@ -182,7 +182,8 @@ class PathDisplay:
 
     def _over_time(self, **kwargs):
         density = np.exp(np.stack([d.log_density for d in self.densities], axis=1))  # (n, n_times)
-        self.ax_.pcolormesh(self.times, self.densities[0].values[0], density, **{"cmap": "cividis", **kwargs})
+        style = {"cmap": "cividis", "shading": "gouraud", **kwargs}
+        self.ax_.pcolormesh(self.times, self.densities[0].values[0], density, **style)
         self.ax_.set(xlabel="t", ylabel=self.names[0])
 
 

@@ -142,7 +142,7 @@ class SamplesDisplay:
         self : SamplesDisplay
         """
         k, style = len(self.names), {"s": 4, "linewidths": 0, "alpha": 0.6, **kwargs}
-        size = (4.0, 3.0) if k == 1 else (1.8, 1.8)
+        size = {1: (4.0, 3.0), 2: (2.6, 2.4)}.get(k, (1.8, 1.8))
         self.ax_, self.axes_ = panels(f"{type(self).__name__}.plot", ax, (k, k), size, sharex="col")
         self.figure_ = self.ax_.figure
         for (i, j), axis in np.ndenumerate(self.axes_):
