@@ -5,6 +5,7 @@ of one size, the last one padded, so that a row's result is the same to the bit 
 and memory does not grow with the number of rows.
 """
 
+import copy
 import math
 
 import torch
@@ -349,8 +350,14 @@ def rehearse(solver):
 
 
 def calibrate(velocity, base, solver, x, context=None):
-    """Let a solver that has a grid to choose do so on rows ``x``, each at its context."""
+    """Let a solver that has a grid to choose do so on rows ``x``, each at its context.
+
+    In float64, whatever the dtype of the velocity: errors of rounding say nothing about steps.
+    """
     if hasattr(solver, "calibrate"):
+        x, context = x.double(), None if context is None else context.double()
+        if isinstance(velocity, torch.nn.Module):
+            velocity = copy.deepcopy(velocity).double()
         state = (x, x.new_zeros(len(x)))
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             velocity = given(hold_weights(velocity), context)

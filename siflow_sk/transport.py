@@ -382,8 +382,7 @@ class InterpolantTransport(PartsMixin, RowsMixin, OneToOneFeatureMixin, Transfor
         warn_of_lost_steps(losses, self.learning_rate_init)
         network = network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
         solver = copy.deepcopy(parts["solver"])
-        reference = target.x[:256].to(next(network.parameters()).dtype)
-        _likelihood.calibrate(network, _Ends(), solver, reference)
+        _likelihood.calibrate(network, _Ends(), solver, target.x[:256])
         return Segment(float(times[0]), float(times[1]), path, network, solver), losses
 
     # -- maps -------------------------------------------------------------------------------------------

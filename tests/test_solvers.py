@@ -376,6 +376,25 @@ def test_calibration_takes_a_small_grid():
     assert np.quantile(true, 0.99) > 1e-4
 
 
+def test_calibration_where_small_errors_of_the_state_are_large_errors_of_the_outcome():
+    """As on a rough field: the solution that grids are compared with must be better than the grids."""
+
+    def wave(t, state):
+        return (5.0 * torch.cos(20.0 * t) * state[0],)
+
+    def outcome(state):
+        return 1000.0 * state[0][:, 0]
+
+    x = torch.linspace(0.5, 1.5, 200, dtype=torch.float64)[:, None]
+    solver = Grid().calibrate(wave, (x,), 1.0, 0.0, outcome)
+    exact = outcome((x * math.exp(-0.25 * math.sin(20.0)),))
+    final, estimate = solver.integrate_with_error(wave, (x,), 1.0, 0.0)
+    true = (outcome(final) - exact).abs()
+    assert (true <= estimate).all()
+    assert (estimate <= 5.0 * true).all()
+    assert torch.quantile(true, 0.99) <= 1e-4
+
+
 def test_knots_are_times_from_0_to_1_and_crowd_where_the_error_is():
     def late(t, state):  # nothing happens before t = 0.8
         return (torch.where(t > 0.8, torch.sin(60.0 * t), torch.zeros_like(t)) * torch.ones_like(state[0]),)

@@ -275,16 +275,15 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
             context=context.forward(numbers),
         )
         network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
-        dtype = next(network.parameters()).dtype
         data = made.trainer.data
         reference = (
             part if held is None else torch.cat([held, part])
             for held, part in ((data.x_valid, data.x), (data.context_valid, data.context))
         )
-        points, contexts = (part[:256].to(dtype) for part in reference)
+        points, contexts = (part[:256] for part in reference)
         self.solver_ = _likelihood.calibrate(network, made.base, parts["solver"], points, contexts)
 
-        self._table, self._context, self._network_dtype = table, context, dtype
+        self._table, self._context, self._network_dtype = table, context, next(network.parameters()).dtype
         self._active, self._constant, self._one_dimensional = active, constant, y.ndim == 1
         self._spread = np.ptp(targets[:, ~active], axis=0)
         self.n_outputs_, self.constant_targets_ = len(active), np.flatnonzero(~active)

@@ -313,9 +313,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
         data = made.trainer.data
         reference = data.x if data.x_valid is None else torch.cat([data.x_valid, data.x])
-        solver = _likelihood.calibrate(
-            network, made.base, parts["solver"], reference[:256].to(next(network.parameters()).dtype)
-        )
+        solver = _likelihood.calibrate(network, made.base, parts["solver"], reference[:256])
 
         if not continues:
             self._active, self._constant, self._dtype = active, constant, X.dtype
