@@ -9,6 +9,7 @@ from ._version import __version__
 from .classifier import InterpolantClassifier
 from .conditional import ConditionalInterpolantFlow
 from .flow import InterpolantFlow
+from .imputer import InterpolantImputer
 from .mixed import MixedDensity
 from .outlier import InterpolantOutlierDetector
 from .persistence import load
@@ -20,6 +21,7 @@ __all__ = [
     "DensityPipeline",
     "InterpolantClassifier",
     "InterpolantFlow",
+    "InterpolantImputer",
     "InterpolantOutlierDetector",
     "InterpolantTransport",
     "MixedDensity",

@@ -22,8 +22,10 @@ MOST_ROWS = 2**20
 # -- tables in -------------------------------------------------------------------------------------------
 
 
-def check_table(estimator, X, *, reset, min_samples=1, y="no_validation"):
+def check_table(estimator, X, *, reset, min_samples=1, y="no_validation", missing=False):
     """Validate a table as scikit-learn does, and refuse by name what it would silently misread.
+
+    NaN passes where ``missing`` says so.
 
     Returns
     -------
@@ -42,9 +44,20 @@ def check_table(estimator, X, *, reset, min_samples=1, y="no_validation"):
     X = _plain(X)
     try:
         return validate_data(
-            estimator, X, y, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=min_samples
+            estimator,
+            X,
+            y,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=min_samples,
+            ensure_all_finite="allow-nan" if missing else True,
         )
     except ValueError as error:
+        if str(error).startswith("Input X contains NaN"):
+            raise ValueError(
+                f"{error}\nsiflow_sk.InterpolantImputer fits a density to rows with missing values and "
+                "fills them."
+            ) from error
         if "could not convert string" in str(error):
             raise ValueError(
                 f"{error}. Column(s) {_text_columns(X)} hold text; encode them first, for example with "

@@ -17,6 +17,7 @@ FLOORS = {
     "outlier": 5,
     "classifier": 5,
     "mixed": 5,
+    "imputer": 5,
     "conditional": 5,
     "transport": 5,
     "flow": 4,

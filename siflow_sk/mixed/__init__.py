@@ -202,8 +202,8 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
             for j in range(X.shape[1]):
                 if X.iloc[:, j].isna().any():
                     raise ValueError(
-                        f"Input X contains NaN: column {X.columns[j]!r} has missing values; impute them "
-                        "or drop the rows."
+                        f"Input X contains NaN: column {X.columns[j]!r} has missing values; fill them "
+                        "(InterpolantImputer does, for numbers) or drop the rows."
                     )
             if reset and len(X) < 2:
                 raise ValueError(f"Found array with {len(X)} sample(s) while a minimum of 2 is required.")

@@ -1,0 +1,386 @@
+"""InterpolantImputer: a density fitted to rows with missing values, and what it says of them."""
+
+import warnings
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, TransformerMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from .. import _tensors
+from .._compat import HasMethods, Interval, _fit_context
+from ..exceptions import DataWarning
+from ..flow import InterpolantFlow
+from ..persistence import SaveMixin
+from ._proposal import Proposal
+
+__all__ = ["InterpolantImputer"]
+
+_GAUSSIAN_ROUNDS = 10  # of drawing the missing values from one Gaussian, to start with
+_AT_ONCE = 2**15  # candidates that are scored together
+
+
+class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, DensityMixin, BaseEstimator):
+    r"""A density fitted to rows with missing values: the marginal of what is there, draws of what is not.
+
+    Missing is NaN.  ``fit`` fills the gaps with draws, fits a density q to the filled table, draws what was
+    missing anew from q given the rest of each row, and fits again: ``n_rounds`` fits of one density, a
+    stochastic EM algorithm [1]_.  The first draws come from a Gaussian of the columns made normal one by one.
+
+    With o the observed and m the missing columns of a row,
+
+    .. math:: q(x_o) = \int q(x_o, x_m)\,dx_m \approx \frac1K \sum_{k=1}^K w_k, \qquad
+              w_k = \frac{q(x_o, x_m^k)}{h(x_m^k \mid x_o)}, \quad x_m^k \sim h(\cdot \mid x_o),
+
+    where h is a Gaussian mixture of the columns made normal one by one, whose conditional densities are
+    known in closed form.  The exact density q corrects it: the mean is unbiased whatever h is, the missing
+    values are drawn from the candidates with probabilities in proportion to the weights (importance
+    resampling), and their mean is the weighted one.
+
+    All densities are in nats and in the units of X.
+
+    Parameters
+    ----------
+    estimator : density estimator, default=None
+        Anything with ``fit`` and ``score_samples``; clones are fitted.  ``None``:
+        ``InterpolantFlow(random_state=random_state)``.
+    n_rounds : int, default=2
+        Fits of the density.  One is enough, and done, where nothing is missing.
+    n_points : int, default=32
+        Candidates for every incomplete row, K.  Drawing, filling and scoring cost that many times a
+        ``score_samples`` of ``estimator``.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws of ``fit``, of the points for ``transform`` and ``score_samples``, which are the
+        same for every row, and of the default estimator.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The density of complete rows; constant columns are left out.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features,)
+        Only when X had column names that are strings.
+
+    See Also
+    --------
+    sklearn.impute.MissingIndicator : Columns that say what was missing.
+
+    Notes
+    -----
+    Values must be missing at random: whether one is missing may depend on what is observed in its row, not
+    on the value itself [1]_.  Nothing in the data can tell.
+
+    ``transform`` gives the mean of each missing value given the rest of its row, the guess with the smallest
+    squared error.  A table of means has too little spread and too much correlation: for anything but a guess
+    of single values take several tables from :meth:`impute`.
+
+    The more values of a row are missing, and the less the candidates look like the density, the fewer
+    candidates carry weight.  ``score_samples(X, return_error=True)`` tells for every row; raise ``n_points``
+    where the error is too large.
+
+    References
+    ----------
+    .. [1] R. J. A. Little, D. B. Rubin, "Statistical Analysis with Missing Data", 3rd ed., Wiley, 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from siflow_sk import InterpolantFlow, InterpolantImputer
+    >>> from siflow_sk.velocities import MLP
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.multivariate_normal([0.0, 5.0], [[1.0, 0.9], [0.9, 1.0]], size=300)
+    >>> X[rng.random(X.shape) < 0.2] = np.nan
+    >>> flow = InterpolantFlow(velocity=MLP(width=32), max_iter=100, polish=50, random_state=0)
+    >>> imputer = InterpolantImputer(flow, random_state=0).fit(X)
+    >>> imputer.transform([[2.0, np.nan]]).round()
+    array([[2., 7.]])
+    >>> imputer.impute([[2.0, np.nan]], n_draws=5, random_state=0).shape
+    (1, 5, 2)
+    >>> imputer.score_samples([[2.0, np.nan], [2.0, 7.0]]).shape
+    (2,)
+    """
+
+    _parameter_constraints = {
+        "estimator": [HasMethods(["fit", "score_samples"]), None],
+        "n_rounds": [Interval(Integral, 1, None, closed="left")],
+        "n_points": [Interval(Integral, 2, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, estimator=None, *, n_rounds=2, n_points=32, random_state=None):
+        self.estimator = estimator
+        self.n_rounds = n_rounds
+        self.n_points = n_points
+        self.random_state = random_state
+
+    # -- fitting ----------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Fit the density to complete and incomplete rows.
+
+        A fit that fails leaves the imputer as it was.  Rows without any value are left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN is missing.
+        y : Ignored
+
+        Returns
+        -------
+        self : InterpolantImputer
+
+        Raises
+        ------
+        ValueError
+            A column without any value, all columns constant, infinity, fewer than two rows with a value.
+        TypeError
+            Sparse or structured input, dates.
+        """
+        before = dict(self.__dict__)
+        try:
+            self._fit(X)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def _fit(self, X):
+        seed = _tensors.draw_seed(self.random_state)
+        X = _tensors.check_table(self, X, reset=True, min_samples=2, missing=True).astype(np.float64)
+        names = _tensors.column_names(self, X.shape[1])
+        missing = np.isnan(X)
+        if missing.all(axis=0).any():
+            bad = [name for name, none in zip(names, missing.all(axis=0), strict=True) if none]
+            raise ValueError(f"X: {', '.join(bad)} without any value; drop what has none.")
+        X = X[~missing.all(axis=1)]
+        if len(X) < 2:
+            raise ValueError(f"X: {len(X)} row(s) with a value, while a minimum of 2 is required.")
+        missing = np.isnan(X)
+        first = X[missing.argmin(axis=0), np.arange(X.shape[1])]
+        self._active, self._constant = _tensors.split_constant(np.where(missing, first, X), names)
+        X, missing = X[:, self._active], missing[:, self._active]
+
+        rng = np.random.default_rng(seed)
+        estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
+        self._proposal = Proposal(X)
+        u = self._start(self._proposal.forward(X)[0], missing, rng)
+        gaps = missing.any(axis=1)
+        rounds = self.n_rounds if gaps.any() else 1
+        for round_ in range(rounds):
+            # u of values that were seen are theirs, so that these come back to the bit
+            filled = np.where(missing, self._proposal.inverse(u), X)
+            self.estimator_ = clone(estimator).fit(filled, None)
+            self._proposal.fit(u, seed)
+            if round_ + 1 < rounds:
+                filled[gaps] = self._draws(X[gaps], 1, rng)[:, 0]
+                u = self._proposal.forward(filled)[0]
+        sobol = torch.quasirandom.SobolEngine(X.shape[1] + 1, scramble=True, seed=seed)
+        points = sobol.draw(self.n_points, dtype=torch.float64).clamp(1e-9, 1.0 - 1e-9)
+        self._choice = _tensors.to_array(points[:, 0])[None]
+        self._noise = _tensors.to_array(torch.special.ndtri(points[:, 1:]))[None]
+
+    def _start(self, u, missing, rng):
+        """Fill by values of other rows, then by draws from a Gaussian whose moments follow the draws."""
+        if not missing.any():
+            return u
+        for j in range(u.shape[1]):
+            u[missing[:, j], j] = rng.choice(u[~missing[:, j], j], size=int(missing[:, j].sum()))
+        gaps = missing.any(axis=1)
+        empty = np.where(missing[gaps], np.nan, u[gaps])
+        for _ in range(_GAUSSIAN_ROUNDS):
+            gaussian = self._proposal.fit(u, 0, n_components=1)
+            found = []
+            for rows in gaussian.blocks(len(empty), 1):
+                n = len(empty[rows])
+                choice, noise = rng.random((n, 1)), rng.standard_normal((n, 1, u.shape[1]))
+                found.append(gaussian.candidates(empty[rows], choice, noise)[0][:, 0])
+            u[gaps] = np.concatenate(found)
+        return u
+
+    # -- use --------------------------------------------------------------------------------------------
+
+    def transform(self, X):
+        """Fill every missing value with its mean given the rest of the row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X_filled : ndarray of shape (n_samples, n_features), or DataFrame after ``set_output``
+            What was there is left to the bit.
+        """
+        X = self._check(X)
+        filled = np.where(np.isnan(X), self._constant, X)
+        gaps = np.isnan(filled).any(axis=1)
+        if gaps.any():
+            means, sizes = [], []
+            for rows, log_weight in self._weighed(X[gaps][:, self._active]):
+                share = _shares(log_weight)
+                means.append(np.einsum("nk,nkd->nd", share, rows))
+                sizes.append(1.0 / (share**2).sum(axis=1))
+            self._report_few(np.concatenate(sizes))
+            made = np.tile(self._constant, (int(gaps.sum()), 1))
+            made[:, self._active] = np.concatenate(means)
+            filled[gaps] = np.where(np.isnan(filled[gaps]), made, filled[gaps])
+        return filled.astype(X.dtype, copy=False)
+
+    def impute(self, X, n_draws=1, random_state=None):
+        """Complete tables: every missing value drawn given the rest of its row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        n_draws : int, default=1
+            Tables; with more than a quarter of ``n_points`` there are four candidates for each.
+        random_state : int, RandomState instance or None, default=None
+            ``None`` draws afresh at every call.
+
+        Returns
+        -------
+        X_filled : ndarray of shape (n_samples, n_draws, n_features)
+            ``X_filled[:, i]`` is a table; what was there is left to the bit.
+        """
+        X = self._check(X)
+        n_draws = len(_tensors.check_n_samples(n_draws, X.size))
+        rng = np.random.default_rng(_tensors.draw_seed(random_state))
+        filled = np.repeat(np.where(np.isnan(X), self._constant, X)[:, None], n_draws, axis=1)
+        gaps = np.isnan(filled[:, 0]).any(axis=1)
+        if gaps.any():
+            made = np.tile(self._constant, (int(gaps.sum()), n_draws, 1))
+            made[:, :, self._active] = self._draws(X[gaps][:, self._active], n_draws, rng)
+            filled[gaps] = np.where(np.isnan(filled[gaps]), made, filled[gaps])
+        return filled.astype(X.dtype, copy=False)
+
+    def score_samples(self, X, return_error=False):
+        """Log-density of what is there in every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        return_error : bool, default=False
+            Also return the standard error from the finite number of candidates, in nats, as if they were
+            independent (they are scrambled Sobol points, whose error is smaller).
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,)
+            In the units of the observed columns of the row, so rows that lack different values do not
+            compare; 0 for a row without any value, ``-inf`` where a constant column has another value.
+            The estimate of the density is unbiased, its logarithm a little too small.
+        error : ndarray of shape (n_samples,)
+            Only if ``return_error``; 0 in complete rows.
+        """
+        X = self._check(X)
+        off = ~self._active
+        slack = 8 * np.finfo(X.dtype).eps * np.abs(self._constant[off])
+        other = (np.abs(X[:, off] - self._constant[off]) > slack).any(axis=1)
+        rows = X[:, self._active].astype(np.float64)
+        missing = np.isnan(rows)
+        values, errors = np.zeros(len(rows)), np.zeros(len(rows))
+        whole, part = ~missing.any(axis=1), missing.any(axis=1) & ~missing.all(axis=1)
+        if whole.any():
+            values[whole] = self.estimator_.score_samples(rows[whole])
+        if part.any():
+            log_weight = np.concatenate([w for _, w in self._weighed(rows[part])])
+            k = log_weight.shape[1]
+            values[part] = np.logaddexp.reduce(log_weight, axis=1) - np.log(k)
+            size = 1.0 / (_shares(log_weight) ** 2).sum(axis=1)
+            errors[part] = np.sqrt(np.maximum(k / size - 1.0, 0.0) / (k - 1))
+        values[other] = -np.inf
+        return (values, errors) if return_error else values
+
+    def score(self, X, y=None):
+        """Mean of ``score_samples``, the figure that ``GridSearchCV`` maximises.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+
+        Returns
+        -------
+        score : float
+        """
+        return float(np.mean(self.score_samples(X)))
+
+    # -- helpers ----------------------------------------------------------------------------------------
+
+    def _check(self, X):
+        check_is_fitted(self)
+        return _tensors.check_table(self, X, reset=False, missing=True)
+
+    def _weighed(self, X, rng=None, n_points=None):
+        """Blocks of candidates ``(n, k, d)`` and their log-weights ``(n, k)``, of active columns.
+
+        The points are the fitted ones, or fresh for every row where there is a generator.
+        """
+        X = X.astype(np.float64)
+        u, n_points = self._proposal.forward(X)[0], n_points or self._choice.shape[1]
+        for block in self._proposal.blocks(len(X), n_points):
+            choice, noise = (
+                (self._choice, self._noise)
+                if rng is None
+                else (
+                    rng.random((len(u[block]), n_points)),
+                    rng.standard_normal((len(u[block]), n_points, X.shape[1])),
+                )
+            )
+            made, log_h = self._proposal.candidates(u[block], choice, noise)
+            made = made.reshape(-1, X.shape[1])
+            rows = self._proposal.inverse(made).reshape(*log_h.shape, -1)
+            missing = np.isnan(X[block])[:, None]
+            rows = np.where(missing, rows, X[block][:, None])
+            flat = rows.reshape(-1, X.shape[1])
+            slope = self._proposal.forward(flat)[1].reshape(rows.shape)
+            log_q = [
+                self.estimator_.score_samples(flat[start : start + _AT_ONCE])
+                for start in range(0, len(flat), _AT_ONCE)
+            ]
+            log_q = np.concatenate(log_q).reshape(log_h.shape)
+            log_weight = log_q - np.where(missing, slope, 0.0).sum(axis=2) - log_h
+            yield rows, np.where(np.isnan(log_weight), -np.inf, log_weight)
+
+    def _draws(self, X, n_draws, rng):
+        """``(n, n_draws, d)``, of active columns."""
+        n_points = max(self.n_points, 4 * n_draws)
+        found, sizes = [], []
+        for rows, log_weight in self._weighed(X, rng, n_points):
+            share = _shares(log_weight)
+            sizes.append(1.0 / (share**2).sum(axis=1))
+            # systematic: a candidate comes about as often as its share says, the draws in random order
+            at = rng.permuted(np.tile(np.arange(n_draws), (len(rows), 1)), axis=1) + rng.random(
+                (len(rows), 1)
+            )
+            chosen = (at[:, :, None] / n_draws > np.cumsum(share, axis=1)[:, None, :-1]).sum(axis=2)
+            found.append(np.take_along_axis(rows, chosen[:, :, None], axis=1))
+        self._report_few(np.concatenate(sizes))
+        return np.concatenate(found)
+
+    def _report_few(self, sizes):
+        few = sizes < 2.0
+        if few.mean() > 0.1:
+            warnings.warn(
+                f"in {int(few.sum())} of {len(few)} incomplete rows one of the candidates has nearly all of "
+                f"the weight; raise n_points={self.n_points}.",
+                DataWarning,
+                stacklevel=3,
+            )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _shares(log_weight):
+    """Weights that sum to 1 in every row; equal ones where the density is zero at all candidates."""
+    top = log_weight.max(axis=1, keepdims=True)
+    share = np.where(np.isfinite(top), np.exp(log_weight - np.where(np.isfinite(top), top, 0.0)), 1.0)
+    return share / share.sum(axis=1, keepdims=True)
