@@ -4,11 +4,35 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import _ablation, _conditional, _core, _errors, _league, _paths, _singlecell, _soak, _speed, _uci
+from . import (
+    _ablation,
+    _conditional,
+    _core,
+    _errors,
+    _league,
+    _missing,
+    _paths,
+    _singlecell,
+    _soak,
+    _speed,
+    _uci,
+)
 from ._options import shown
 
 # each has ``add_parser(commands)``; what ``set_defaults(run=...)`` names there is called with the options
-COMMANDS = (_core, _errors, _league, _paths, _singlecell, _soak, _speed, _uci, _conditional, _ablation)
+COMMANDS = (
+    _core,
+    _errors,
+    _league,
+    _missing,
+    _paths,
+    _singlecell,
+    _soak,
+    _speed,
+    _uci,
+    _conditional,
+    _ablation,
+)
 
 _DESCRIPTION = """\
 Measure siflow_sk beside its peers and write what came out as a page of the documentation.

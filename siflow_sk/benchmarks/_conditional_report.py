@@ -1,9 +1,8 @@
 """The page of ``conditional``."""
 
-import math
 import statistics
 
-from ._rst import circumstances, table, title
+from ._rst import circumstances, mean_and_error, table, title
 
 _NAMES = {
     "linear": "Bayesian ridge",
@@ -32,7 +31,7 @@ def page(records, current, quick):
         rows = []
         for name in tables:
             cells = [
-                _cell([r[field] for r in shown if (r["table"], r["kind"]) == (name, kind)], form)
+                mean_and_error([r[field] for r in shown if (r["table"], r["kind"]) == (name, kind)], form)
                 for kind in kinds
             ]
             rows.append((name, *cells))
@@ -104,16 +103,6 @@ def _rows(shown, tables):
             (name, f"{first['n_train']:,}", f"{first['n_test']:,}", f"{first['n_features']}", f"{splits}")
         )
     return table(("Table", "Training rows", "Test rows", "Columns of X", "Splits"), rows)
-
-
-def _cell(values, form):
-    if not values:
-        return "-"
-    mean = statistics.fmean(values)
-    if len(values) == 1 or not math.isfinite(mean):
-        return format(mean, form)
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{format(mean, form)} ± {format(error, form)}"
 
 
 def _verdict(shown, tables, kinds):

@@ -1,5 +1,6 @@
 """Pieces of a page in reStructuredText."""
 
+import math
 import statistics
 
 
@@ -18,6 +19,17 @@ def table(header, rows, widths=None):
         for i, cell in enumerate(row):
             lines.append(f"   {'*' if i == 0 else ' '} - {cell}".rstrip())
     return "\n".join(lines) + "\n"
+
+
+def mean_and_error(values, form):
+    """A cell: the mean of some results, with its standard error where there are several."""
+    if not values:
+        return "-"
+    mean = statistics.fmean(values)
+    if len(values) == 1 or not math.isfinite(mean):
+        return format(mean, form)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{format(mean, form)} ± {format(error, form)}"
 
 
 def circumstances(records):
