@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from ._memory import usable_bytes
 from ._score import score_from_velocity
 from .solvers import integrate_sde
 from .velocities import given, hold_weights, velocity_and_divergence
@@ -17,19 +18,35 @@ from .velocities import given, hold_weights, velocity_and_divergence
 # rows of a block: what the caches hold on a CPU, what fills a GPU
 BLOCK = {"cpu": 256, "cuda": 4096}
 
+# what a row holds at once, counted in vectors as long as the widest layer (25 were measured)
+_VECTORS = 32
 
-def in_blocks(function, x, *others):
+
+def block_size(x, velocity):
+    """Rows of a block: halved until they fit into the memory that may be used."""
+    network = getattr(velocity, "network", velocity)
+    parameters = getattr(network, "named_parameters", list)()
+    matrices = [p for name, p in parameters if p.ndim == 2 and "time" not in name]
+    widest = max([x.shape[1], *(max(p.shape) for p in matrices)])
+    row = _VECTORS * widest * x.element_size() * getattr(network, "n_directions", 1)
+    size, usable = BLOCK[x.device.type], usable_bytes(x.device)
+    while size > 1 and size * row > usable:
+        size //= 2
+    return size
+
+
+def in_blocks(function, x, *others, velocity=None):
     """Apply ``function`` to blocks of one size and join the tuples of tensors that it returns.
 
-    A device that runs out of memory gets blocks of half the size from there on.  Their products may round
-    differently.
+    :func:`block_size` says how many rows for the network at work.  A device that runs out of memory all the
+    same gets blocks of half the size from there on.  Their products may round differently.
 
     Raises
     ------
     MemoryError
         Not even one row fits.
     """
-    size, start, results = BLOCK[x.device.type], 0, []
+    size, start, results = block_size(x, velocity), 0, None
     while start < len(x):
         parts = [a[start : start + size] for a in (x, *others)]
         try:
@@ -47,9 +64,12 @@ def in_blocks(function, x, *others):
             if x.is_cuda:
                 torch.cuda.empty_cache()
             continue
-        results.append([a[: len(parts[0])] for a in found])
+        if results is None:
+            results = tuple(a.new_empty((len(x), *a.shape[1:])) for a in found)
+        for result, a in zip(results, found, strict=True):
+            result[start : start + size] = a[: len(parts[0])]
         start += size
-    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+    return results
 
 
 def _padded(x, size):
@@ -79,12 +99,12 @@ def transport(velocity, solver, x, t0, t1, context=None):
         return (torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, math.nan),)
 
     with torch.no_grad():
-        moved = in_blocks(block, *rows)[0]
+        moved = in_blocks(block, *rows, velocity=velocity)[0]
         if hasattr(solver, "fallback"):
             redo = torch.isnan(moved).any(1) & torch.isfinite(x).all(1)
             if redo.any():
                 solver = solver.fallback(x.dtype)
-                moved[redo] = in_blocks(block, *(a[redo] for a in rows))[0]
+                moved[redo] = in_blocks(block, *(a[redo] for a in rows), velocity=velocity)[0]
     return moved
 
 
@@ -107,7 +127,7 @@ def path_energy(velocity, solver, x):
         solver = solver.fallback(x.dtype)
     velocity = hold_weights(velocity)
     with torch.no_grad():
-        return in_blocks(block, x)
+        return in_blocks(block, x, velocity=velocity)
 
 
 def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False, context=None):
@@ -160,7 +180,7 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
             value = known.log_prob(torch.where(solved[:, None], latent, 0.0)) + change
             return torch.where(solved, value, math.nan), torch.where(solved, error, math.nan)
 
-        return in_blocks(block, *rows)
+        return in_blocks(block, *rows, velocity=velocity)
 
     def verified(solver, rows, value, error):
         if not hasattr(solver, "finer"):
@@ -221,7 +241,7 @@ def probe_error(velocity, solver, x, t=1.0, t_known=0.0):
 
     rows = (x, t.to(x)) if isinstance(t, torch.Tensor) else (x,)
     with torch.no_grad():
-        return in_blocks(block, *rows)[0]
+        return in_blocks(block, *rows, velocity=velocity)[0]
 
 
 def _to_redo(solver, x, value, error):
@@ -229,7 +249,7 @@ def _to_redo(solver, x, value, error):
     redo = torch.isnan(value)
     if hasattr(solver, "tol"):
         redo = redo | ~((error <= solver.tol) | torch.isneginf(value))
-    return redo & torch.isfinite(x).all(1)
+    return redo & torch.isfinite(x).all(1) if redo.any() else redo
 
 
 def _solve(solver, field, state, t0, t1):
@@ -303,12 +323,12 @@ def exact_score(velocity, base, solver, x, t):
         return score, start + error
 
     with torch.no_grad():
-        score, error = in_blocks(block, x)
+        score, error = in_blocks(block, x, velocity=velocity)
         if hasattr(solver, "fallback"):
             redo = _to_redo(solver, x, score.sum(1), error)
             if redo.any():
                 solver = solver.fallback(x.dtype)
-                score[redo] = in_blocks(block, x[redo])[0]
+                score[redo] = in_blocks(block, x[redo], velocity=velocity)[0]
     return score
 
 

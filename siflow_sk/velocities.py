@@ -20,6 +20,8 @@ from ._kernel import SMOOTH, product
 
 ACTIVATIONS = {name: value_and_slope for name, (value_and_slope, _) in SMOOTH.items()}
 
+_AT_ONCE = 16  # Jacobian-vector products
+
 
 def exact_divergence(v, t, x):
     """Velocity and trace of its Jacobian by forward-mode differentiation: d Jacobian-vector products.
@@ -43,7 +45,7 @@ def exact_divergence(v, t, x):
         return (dv * direction).sum(1)
 
     basis = torch.eye(d, dtype=x.dtype, device=x.device)
-    return v(t, x), vmap(column, chunk_size=16)(basis).sum(0)
+    return v(t, x), vmap(column, chunk_size=_AT_ONCE)(basis).sum(0)
 
 
 def velocity_and_divergence(v, t, x):
@@ -377,6 +379,11 @@ class _ResidualNetwork(_TimeDependent):
         exact = recipe.divergence == "exact"
         self.register_buffer("probes", None if exact else 2.0 * probes.float() - 1.0)
 
+    @property
+    def n_directions(self):
+        """Jacobian-vector products that are there at once."""
+        return min(_AT_ONCE, self.last.out_features if self.probes is None else len(self.probes))
+
     def _value(self, features, x):
         act = ACTIVATIONS[self.activation]
         b, g = self.affine_time(features).chunk(2, dim=1)
@@ -418,7 +425,7 @@ def probe_products(v, t, x, probes):
         _, dv = jvp(lambda y: v(t, y), (x,), (probe.expand_as(x),))
         return (dv * probe).sum(1)
 
-    return vmap(product, out_dims=1, chunk_size=16)(probes)
+    return vmap(product, out_dims=1, chunk_size=_AT_ONCE)(probes)
 
 
 class ResidualMLP(Velocity):

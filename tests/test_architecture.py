@@ -37,6 +37,7 @@ FLOORS = {
     "_component": 0,
     "_kernel": 0,
     "_forward_mode": 0,
+    "_memory": 0,
     "_compat": 0,
     "exceptions": 0,
     "_version": 0,

@@ -78,9 +78,11 @@ def test_fault_52_killed_in_every_phase():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_fault_52_killed_at_random_moments():
+def test_fault_52_killed_at_random_moments(record_property):
     reports = trials(24, 1100)
-    print(json.dumps([report["kills"] for report in reports]))
+    record_property("fits", len(reports))
+    record_property("kills", sum(sum(report["killed"]) for report in reports))
+    record_property("ended in the same bits", sum(report["equal"] for report in reports))
     assert {kill[0] for report in reports for kill in report["kills"]} >= set(kill_fit.PHASES)
     check(reports)
 

@@ -8,11 +8,15 @@ import textwrap
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from conftest import quick
 
-from siflow_sk import _likelihood, _tensors
-from siflow_sk.velocities import MLP, Velocity
+from siflow_sk import _likelihood, _memory, _tensors
+from siflow_sk.bases import StandardNormal
+from siflow_sk.benchmarks._timing import peak_bytes
+from siflow_sk.solvers import RungeKutta
+from siflow_sk.velocities import MLP, ResidualMLP, Velocity
 
 # -- a device that runs out of memory ----------------------------------------------------------------------
 
@@ -107,6 +111,76 @@ def test_fault_55_out_of_memory_in_training(moons, monkeypatch):
         flow.fit(moons)
     monkeypatch.setattr(Fed, "full", False)
     np.testing.assert_array_equal(flow.score_samples(moons), before)
+
+
+# -- blocks that fit into the memory that may be used --------------------------------------------------------
+
+
+def test_a_small_working_memory_is_honoured():
+    """Peak of resident memory; scikit-learn's default of 1 GiB leaves blocks as they are."""
+    network = MLP(width=8).build(2048, torch.Generator().manual_seed(0)).double().requires_grad_(False)
+    x = torch.randn(1024, 2048, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    base, solver, answers = StandardNormal(), RungeKutta("midpoint", 2), {}
+
+    def score():
+        answers[limit] = _likelihood.log_density(network, base, solver, x)[0]
+
+    for limit, low, high in [(1024, 16, 64), (4, 0, 6)]:
+        with sklearn.config_context(working_memory=limit):
+            score()
+            assert low * 2**20 < peak_bytes(score) < high * 2**20
+    torch.testing.assert_close(answers[4], answers[1024], rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Files by which a system and a container tell what is free."""
+    (tmp_path / "meminfo").write_text("MemTotal:  8000000 kB\nMemFree: 10 kB\nMemAvailable:  40000 kB\n")
+    monkeypatch.setattr(_memory, "_SYSTEM", tmp_path / "meminfo")
+    groups = [(tmp_path / f"v{i}", *names) for i, (_, *names) in enumerate(_memory._GROUPS)]
+    monkeypatch.setattr(_memory, "_GROUPS", groups)
+    for folder, limit, used, cached in groups:
+        folder.mkdir()
+        (folder / limit).write_text("max\n")
+        (folder / used).write_text("900000\n")
+        (folder / "memory.stat").write_text(f"anon 7\n{cached} 100000\nfile_dirty 3\n")
+    return groups
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_half_of_what_the_machine_leaves_is_used(version, machine):
+    cpu = torch.device("cpu")
+    assert _memory.usable_bytes(cpu) == 0.5 * 40_000 * 1024
+    folder, limit, used, _ = machine[version]
+    (folder / limit).write_text("1000000\n")
+    assert _memory.usable_bytes(cpu) == 0.5 * (1_000_000 - 900_000 + 100_000)
+    (folder / used).write_text("2000000\n")
+    assert _memory.usable_bytes(cpu) == 0
+    assert _likelihood.block_size(torch.zeros(1, 2), None) == 1
+    (folder / limit).unlink()
+    with sklearn.config_context(working_memory=1):
+        assert _memory.usable_bytes(cpu) == 2**20
+
+
+def test_without_those_files_scikit_learns_limit_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(_memory, "_SYSTEM", tmp_path / "none")
+    monkeypatch.setattr(_memory, "_GROUPS", [])
+    assert _memory.usable_bytes(torch.device("cpu")) == 2**30
+
+
+def test_wide_networks_and_exact_divergences_get_smaller_blocks():
+    x, generator = torch.zeros(1, 20, dtype=torch.float64), torch.Generator().manual_seed(0)
+    narrow, wide = (MLP(width=w).build(20, generator) for w in (256, 2048))
+    deep, probed = (
+        ResidualMLP(width=256, depth=1, divergence=kind, n_probes=4).build(20, generator)
+        for kind in ("exact", "hutchinson")
+    )
+    with sklearn.config_context(working_memory=16):
+        sizes = [_likelihood.block_size(x, v) for v in (narrow, wide, deep, probed, None)]
+        assert sizes == [256, 32, 16, 64, 256]
+        assert _likelihood.block_size(x, narrow.hold_weights()) == 256
+        assert _likelihood.block_size(x, wide.hold_weights()) == 32
+        assert _likelihood.block_size(x.float(), wide) == 64
 
 
 # -- more rows than training draws -------------------------------------------------------------------------
@@ -218,22 +292,20 @@ print(json.dumps({
 """
 
 
-def in_a_process(path, n, d, how="map"):
+def in_a_process(path, n, d, how="map", timeout=300):
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SCRIPT), path, str(n), str(d), how],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         check=False,
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """100,000 rows of 128 columns, 51 MB on disk."""
-    path, n, d = tmp_path_factory.mktemp("table") / "table.f32", 100_000, 128
+def written(path, n, d):
+    """A table of random numbers on disk."""
     X = np.memmap(path, dtype=np.float32, mode="w+", shape=(n, d))
     rng = np.random.default_rng(0)
     for start in range(0, n, 10_000):
@@ -242,6 +314,12 @@ def table(tmp_path_factory):
     del X
     gc.collect()
     return str(path), n, d
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """100,000 rows of 128 columns, 51 MB on disk."""
+    return written(tmp_path_factory.mktemp("table") / "table.f32", 100_000, 128)
 
 
 def test_a_memory_mapped_table_is_fitted_and_scored_without_a_copy(table):
@@ -253,3 +331,17 @@ def test_a_memory_mapped_table_is_fitted_and_scored_without_a_copy(table):
     for name in ("traced_fit", "anonymous_fit", "traced_score", "anonymous_score"):
         assert found[name] < 0.5 * size, (name, found)
     assert in_a_process(path, n, d, "copy")["traced_score"] > size  # a copy would be seen
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_million_rows_are_fitted_and_scored_without_a_copy(tmp_path, record_property):
+    """640 MB on disk.  Three numbers a row stand beside them in ``fit``, the answer in ``score_samples``."""
+    path, n, d = written(tmp_path / "table.f32", 10_000_000, 16)
+    found = in_a_process(path, n, d, timeout=1700)
+    for name, value in found.items():
+        record_property(name, value)
+    assert found["finite"]
+    assert found["rows"] == n
+    for name in ("traced_fit", "anonymous_fit", "traced_score", "anonymous_score"):
+        assert found[name] < 0.6 * 4 * n * d, (name, found)

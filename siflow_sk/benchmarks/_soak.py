@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import sys
@@ -146,9 +147,15 @@ class _MallInfo(ctypes.Structure):
     ]
 
 
-def _allocated():
+@functools.cache  # every CDLL leaves a cycle behind
+def _mallinfo():
     with contextlib.suppress(OSError, AttributeError):
         tell = ctypes.CDLL(None).mallinfo2
         tell.restype = _MallInfo
+        return tell
+
+
+def _allocated():
+    if tell := _mallinfo():
         told = tell()
         return told.uordblks + told.hblkhd

@@ -389,7 +389,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             return function(self.velocity_, self.interpolant_, moments, points.new_tensor(t), points)
 
         with torch.no_grad():
-            return _likelihood.in_blocks(block, z)
+            return _likelihood.in_blocks(block, z, velocity=self.velocity_)
 
     def _moments(self):
         like = torch.empty(0, self._n_features_out, dtype=self._network_dtype, device=self.device_)
@@ -422,7 +422,8 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 return velocity_and_divergence(self.velocity_, time, points)
 
             with torch.no_grad():
-                v_z, div_z = (a.double().cpu() for a in _likelihood.in_blocks(block, latent))
+                found = _likelihood.in_blocks(block, latent, velocity=self.velocity_)
+                v_z, div_z = (a.double().cpu() for a in found)
                 v_x = jvp(self.preprocessor_.inverse, (z,), (v_z,))[1]
                 drift = jvp(lambda x: forward(x)[1], (x,), (v_x,))[1]
             V[rows, self._active] = _tensors.to_array(v_x)
