@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch.func import jvp
 
 from . import _likelihood, _tensors
+from ._forward_mode import jvp
 from ._objective import quadratic_losses
 from ._score import coefficients
 from .flow import InterpolantFlow

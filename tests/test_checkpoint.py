@@ -1,5 +1,6 @@
 """Checkpoints: a fit that was killed goes on as if nothing had happened, and never from a wrong file."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -7,17 +8,18 @@ import time
 
 import kill_fit
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 
 import siflow_sk
-from siflow_sk import InterpolantFlow
-from siflow_sk import flow as flow_module
+from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow
 from siflow_sk._training import Trainer, _loop
 from siflow_sk.exceptions import TrainingWarning
+from siflow_sk.flow import _trained
 from siflow_sk.persistence import Checkpoint, OpenCheckpoint, _container
-from siflow_sk.velocities import MLP
+from siflow_sk.velocities import MLP, ConditionalMLP
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +186,6 @@ def test_weights_and_a_model_to_go_on_from(X, path, monkeypatch):
 
 def quick_again(fitted):
     """The same fitted model, about to go on."""
-    import copy
-
     return copy.deepcopy(fitted).set_params(warm_start=True)
 
 
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_fit_is_refused_with_what_differs(begun, X, path
             flow.fit(rows, sample_weight=weights, checkpoint=path)
         assert path.read_bytes() == begun
         assert not hasattr(flow, "velocity_")
-    monkeypatch.setattr(flow_module, "__version__", "99.0")
+    monkeypatch.setattr(_trained, "__version__", "99.0")
     with pytest.raises(ValueError, match=r"siflow_sk \(.* there, 99\.0 here\)"):
         quick().fit(X, checkpoint=path)
 
@@ -307,3 +307,74 @@ def test_a_checkpoint_leaves_the_callers_generator_alone(X, path):
     before = torch.get_rng_state()
     quick().fit(X, checkpoint=Checkpoint(path, every=0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# -- conditional densities ---------------------------------------------------------------------------------
+
+
+def conditional(**parameters):
+    settings = {"velocity": ConditionalMLP(width=8, time_width=8), "max_iter": 15, "polish": 15}
+    return ConditionalInterpolantFlow(**{**settings, "random_state": 0, **parameters})
+
+
+@pytest.fixture(scope="module")
+def table(X):
+    """Columns with numbers and a category, and a target."""
+    frame = pd.DataFrame({"x": X[:, 0], "kind": np.where(X[:, 0] > np.median(X[:, 0]), "a", "b")})
+    return frame, X[:, 1]
+
+
+def known_of(model, frame, y):
+    figures = [model.score_samples(frame, y), model.predict(frame), np.array(model.loss_curve_)]
+    return [*figures, np.array(model.polish_loss_curve_), np.array(model.validation_scores_)]
+
+
+@pytest.mark.parametrize("after", [9, 20])
+def test_a_conditional_fit_goes_on_to_the_bit(table, path, monkeypatch, after):
+    """From the quadratic stage of the first candidate, and from what follows."""
+    steps, step = [], Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self, *args: steps.append(1) or step(self, *args))
+    wanted, (frame, y) = known_of(conditional().fit(*table), *table), table
+    in_all = len(steps)
+    stopped(conditional(), frame, Checkpoint(path, every=0), monkeypatch, after, y=y)
+    steps.clear()
+    equal(known_of(conditional().fit(*table, checkpoint=path), *table), wanted)
+    assert len(steps) == in_all - (after - 1)
+
+
+def test_a_conditional_fit_refuses_the_checkpoint_of_another(table, path, monkeypatch):
+    frame, y = table
+    stopped(conditional(), frame, Checkpoint(path, every=0), monkeypatch, 20, y=y)
+    cases = {
+        r"X and y \(120 x 4 distinct, \w+ there, 119 x 4 distinct": (conditional(), frame[1:], y[1:], None),
+        r"X and y \(120 x 4 distinct, (\w+) there, 120 x 4 distinct, (?!\1)": (
+            conditional(),
+            frame,
+            y + 1e-9,
+            None,
+        ),
+        r"tol \(0\.001 there, 0\.1 here\)": (conditional(tol=0.1), frame, y, None),
+        r"sample_weight \(120 in all, \w+ there, 240 in all": (conditional(), frame, y, np.full(120, 2.0)),
+    }
+    for message, (model, rows, target, weight) in cases.items():
+        with pytest.raises(ValueError, match=r"checkpoint of another fit: it differs in (.*; )?" + message):
+            model.fit(rows, target, sample_weight=weight, checkpoint=path)
+        assert not hasattr(model, "velocity_")
+    quick().fit(frame[["x"]].to_numpy(), checkpoint=path.with_name("flow"))
+    with pytest.raises(ValueError, match="it differs in class"):
+        conditional().fit(*table, checkpoint=path.with_name("flow"))
+
+
+def test_a_conditional_fit_goes_on_from_a_model_and_a_checkpoint(table, path, monkeypatch):
+    frame, y = table
+
+    def again():
+        return copy.deepcopy(first).set_params(warm_start=True)
+
+    first = conditional().fit(frame[:110], y[:110])
+    wanted = known_of(again().fit(*table), *table)
+    stopped(again(), frame, Checkpoint(path, every=0), monkeypatch, 20, y=y)
+    equal(known_of(again().fit(*table, checkpoint=path), *table), wanted)
+    other = conditional(random_state=1).fit(frame[:110], y[:110]).set_params(random_state=0, warm_start=True)
+    with pytest.raises(ValueError, match="it differs in the model to go on from"):
+        other.fit(*table, checkpoint=path)

@@ -593,3 +593,60 @@ def test_targets_beyond_the_dtype_have_probability_zero_or_one(y):
     assert model.cdf(X[:2], [y, target[1]])[0] == float(y > 0)
     assert 0.0 < model.cdf(X[:2], [y, target[1]])[1] < 1.0
     assert model.score_samples(X[:1], [y])[0] == -np.inf
+
+
+# -- going on ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def begun():
+    """A frame with a category, a target, and a short fit to the first half; tests must not change it."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=300), "kind": np.tile(["a", "b", "c"], 100)})
+    y = frame["x"].to_numpy() + 2.0 * (frame["kind"] == "b").to_numpy() + 0.3 * rng.normal(size=300)
+    model = quick(max_iter=30, polish=0, warm_start=True)
+    return frame, y, model.fit(frame[:150], y[:150])
+
+
+def test_warm_start_goes_on_with_what_is_there(begun):
+    frame, y, first = begun
+    model = copy.deepcopy(first)
+    model.fit(frame[:150], y[:150])
+    assert model.score(frame[150:], y[150:]) > first.score(frame[150:], y[150:])
+    # new rows, with fewer categories: the maps and the columns of the network stay
+    model = copy.deepcopy(first)
+    kept = model.preprocessor_, model.context_preprocessor_
+    model.fit(frame[frame["kind"] != "c"], y[frame["kind"] != "c"])
+    assert model.categories_ == first.categories_ == {1: ["a", "b", "c"]}
+    assert (model.preprocessor_, model.context_preprocessor_) == kept
+    assert np.isfinite(model.score_samples(frame, y)).all()
+    forgets = copy.deepcopy(first).set_params(warm_start=False).fit(frame[:150], y[:150])
+    np.testing.assert_array_equal(forgets.score_samples(frame, y), first.score_samples(frame, y))
+
+
+def test_warm_start_refuses_what_the_first_fit_did_not_see(begun):
+    frame, y, first = begun
+    wanted = first.score_samples(frame, y)
+    cases = [
+        (frame.assign(kind="d"), y, "column 'kind' holds 'd', which fit did not see"),
+        (frame.rename(columns={"x": "z"}), y, "feature names"),
+        (frame, np.column_stack([y, y]), r"y: 1 column\(s\) as in fit wanted, got 2"),
+        (frame, np.ones(300), "y is constant"),
+    ]
+    for X, target, message in cases:
+        with pytest.raises(ValueError, match=message):
+            first.fit(X, target)
+    np.testing.assert_array_equal(first.score_samples(frame, y), wanted)
+
+
+def test_a_target_that_was_constant_stays_so(begun):
+    """Going on does not change which targets carry a density, or the shape of what comes back."""
+    frame, y, _ = begun
+    model = quick(max_iter=5, polish=0, warm_start=True).fit(
+        frame[:150], np.column_stack([y[:150], 0 * y[:150]])
+    )
+    model.fit(frame, np.column_stack([y, 0 * y]))
+    assert model.constant_targets_.tolist() == [1]
+    assert model.predict(frame).shape == (300, 2)
+    one = quick(max_iter=5, polish=0, warm_start=True).fit(frame[:150], y[:150]).fit(frame, y[:, None])
+    assert one.predict(frame).shape == (300,)

@@ -82,6 +82,8 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         polish ends); half as many after the first fall.
     tol : float, default=1e-3
         Improvement of the mean validation log-density, in nats, that counts.
+    warm_start : bool, default=False
+        Go on from the present network, preprocessors and categories instead of new ones.
     inference_dtype : {"float64", "float32"}, default="float64"
         Precision after ``fit``.  Training is in float32 always.
     device : str, default="auto"
@@ -155,7 +157,10 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         "context_preprocessor": slot_constraints("preprocessor", PREPROCESSORS),
         "solver": slot_constraints("solver", SOLVERS),
         **TRAINING_CONSTRAINTS,
+        "warm_start": ["boolean"],
     }
+
+    warm_start = False  # of files from before there was a choice
 
     def __init__(
         self,
@@ -175,6 +180,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         validation_fraction=0.1,
         n_iter_no_change=5,
         tol=1e-3,
+        warm_start=False,
         inference_dtype="float64",
         device="auto",
         random_state=None,
@@ -195,13 +201,14 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.warm_start = warm_start
         self.inference_dtype = inference_dtype
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, checkpoint=None):
         """Fit the flow to the rows of X and y.
 
         A fit that fails, on bad input or anything else, leaves the estimator as it was, fitted or not.
@@ -213,6 +220,9 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), default=None
             Weights; a whole number means the same as repeating the row.
+        checkpoint : str, path-like or Checkpoint, default=None
+            A file that is written as training goes on, and that training goes on from when it is there
+            already, as in :meth:`InterpolantFlow.fit <siflow_sk.InterpolantFlow.fit>`.
 
         Returns
         -------
@@ -223,17 +233,19 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         ------
         ValueError
             NaN or infinity in X or y, X and y of different length, constant y, a parameter that cannot be
-            used, a velocity that takes no context.
+            used, a velocity that takes no context, a checkpoint of other data or parameters; with
+            ``warm_start`` also columns or categories that the first fit did not see.
         TypeError
             Sparse or structured input, dates.
         """
         twin = self._twin()
-        twin._fit(X, y, sample_weight)
+        continues = self.warm_start and self.__sklearn_is_fitted__()
+        twin._fit(X, y, sample_weight, continues, checkpoint)
         self.__dict__ = twin.__dict__
         return self
 
-    def _fit(self, X, y, sample_weight):
-        parts = {slot: self._resolve(slot) for slot in self._slots}
+    def _fit(self, X, y, sample_weight, continues, checkpoint):
+        parts = self._parts(continues)
         if "n_context" not in inspect.signature(parts["velocity"].build).parameters:
             raise ValueError(
                 f"velocity={self.velocity!r} takes no context: its build needs a parameter n_context, and "
@@ -241,10 +253,10 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
             )
         _likelihood.rehearse(parts["solver"])
         device = _tensors.resolve_device(self.device)
-        seed = _tensors.draw_seed(self.random_state)
-        table = Table()
-        numbers = table.fit(self, X)
-        y = _tensors.check_target(self, y, len(numbers))
+        checkpoint, seed = self._open(checkpoint)
+        table = self._table if continues else Table()
+        numbers = table.read(self, X) if continues else table.fit(self, X)
+        y = self._check_target(y, len(numbers)) if continues else _tensors.check_target(self, y, len(numbers))
         targets = y[:, None] if y.ndim == 1 else y
         weight = _check_sample_weight(sample_weight, numbers, dtype=np.float64, ensure_non_negative=True)
         if not weight.sum() > 0:
@@ -253,14 +265,17 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         numbers, targets = np.split(rows, [numbers.shape[1]], axis=1)
         if not np.ptp(targets, axis=0).any():
             raise ValueError(f"y is constant ({targets[0]}): there is no density to estimate.")
-        names = ["y"] if y.ndim == 1 else [f"y[:, {j}]" for j in range(y.shape[1])]
-        active, constant = _tensors.split_constant(targets, names)
-        inner = [name for name, ok in zip(names, active, strict=True) if ok]
-        for message in _tensors.about_lattices(targets[:, active], inner):
-            warnings.warn(f"{message}.", DataWarning, stacklevel=4)
+        if continues:
+            context = self._context
+        else:
+            self._note_targets(targets, y.ndim == 1)
+            context = ContextMap(parts["context_preprocessor"], table.n_numbers).fit(numbers, weight)
+        if checkpoint is not None:
+            start = [self.preprocessor_, self.base_, self.velocity_, table, context] if continues else None
+            call = self._call({"X and y": rows}, weight, n_draws, start, device)
+            checkpoint.belongs_to(call, seed)
 
-        z, w = _tensors.to_tensor(targets[:, active]), _tensors.to_tensor(weight)
-        context = ContextMap(parts["context_preprocessor"], table.n_numbers).fit(numbers, weight)
+        z, w = _tensors.to_tensor(targets[:, self._active]), _tensors.to_tensor(weight)
         settings, stop_early = make_settings(self, *z.shape, n_draws, parts["velocity"], device)
         made = fit_parts(
             parts | {"base": StandardNormal(), "coupling": Independent()},
@@ -272,6 +287,8 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
             seed=seed,
             device=device,
             verbose=self.verbose,
+            fitted=(self.preprocessor_, self.base_, self.velocity_) if continues else None,
+            checkpoint=checkpoint,
             context=context.forward(numbers),
         )
         network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
@@ -284,14 +301,22 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         self.solver_ = _likelihood.calibrate(network, made.base, parts["solver"], points, contexts)
 
         self._table, self._context, self._network_dtype = table, context, next(network.parameters()).dtype
-        self._active, self._constant, self._one_dimensional = active, constant, y.ndim == 1
-        self._spread = np.ptp(targets[:, ~active], axis=0)
-        self.n_outputs_, self.constant_targets_ = len(active), np.flatnonzero(~active)
         self.categories_ = dict(table.levels)
         self.interpolant_, self.base_, self.velocity_ = made.interpolant, made.base, network
         self.preprocessor_, self.context_preprocessor_ = made.preprocessor, context.preprocessor
         self.device_ = str(device)
         self._record(made.trainer, settings, stop_early, False)
+
+    def _note_targets(self, targets, one_dimensional):
+        """Which of the targets carry a density; the others are constant."""
+        names = ["y"] if one_dimensional else [f"y[:, {j}]" for j in range(targets.shape[1])]
+        active, constant = _tensors.split_constant(targets, names)
+        inner = [name for name, ok in zip(names, active, strict=True) if ok]
+        for message in _tensors.about_lattices(targets[:, active], inner):
+            warnings.warn(f"{message}.", DataWarning, stacklevel=5)
+        self._active, self._constant, self._one_dimensional = active, constant, one_dimensional
+        self._spread = np.ptp(targets[:, ~active], axis=0)
+        self.n_outputs_, self.constant_targets_ = len(active), np.flatnonzero(~active)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

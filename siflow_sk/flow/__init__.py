@@ -7,11 +7,9 @@ from sklearn.base import BaseEstimator
 from .. import _likelihood, _tensors
 from .._compat import _check_sample_weight, _fit_context
 from .._training import fit_parts, make_settings
-from .._version import __version__
 from ..bases import BASES
 from ..couplings import COUPLINGS
 from ..interpolants import INTERPOLANTS
-from ..persistence import OpenCheckpoint, digest_of, in_words
 from ..preprocessing import PREPROCESSORS
 from ..solvers import SOLVERS
 from ..velocities import VELOCITIES
@@ -263,14 +261,10 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         return self
 
     def _fit(self, X, sample_weight, *, continues, one_pass, checkpoint=None):
-        parts = {slot: self._resolve(slot) for slot in self._slots}
-        if continues and repr(self.interpolant_) == repr(parts["interpolant"]):
-            parts["interpolant"] = self.interpolant_  # with what it has learnt
+        parts = self._parts(continues)
         _likelihood.rehearse(parts["solver"])
         device = _tensors.resolve_device(self.device)
-        checkpoint = None if checkpoint is None else OpenCheckpoint(checkpoint)
-        resumes = checkpoint is not None and self.random_state is None and checkpoint.seed is not None
-        seed = checkpoint.seed if resumes else _tensors.draw_seed(self.random_state)
+        checkpoint, seed = self._open(checkpoint)
         X = _tensors.check_table(self, X, reset=not continues, min_samples=1 if continues and one_pass else 2)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if not weight.sum() > 0:
@@ -287,7 +281,9 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         x, weight = _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
 
         if checkpoint is not None:
-            checkpoint.belongs_to(self._call(rows, weight.numpy(), n_draws, device, continues), seed)
+            start = [self.preprocessor_, self.base_, self.velocity_] if continues else None
+            call = self._call({"X": rows}, weight.numpy(), n_draws, start, device)
+            checkpoint.belongs_to(call, seed)
         settings, stop_early = make_settings(
             self, *x.shape, n_draws, parts["velocity"], device, one_pass=one_pass
         )
@@ -325,22 +321,6 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         self.coupling_ = parts["coupling"]
         self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
-
-    def _call(self, rows, weight, n_draws, device, continues):
-        """What a checkpoint must agree with, name to text."""
-        leave = ("random_state", "verbose", "device", "inference_dtype")
-        parameters = {k: v for k, v in self.get_params(deep=False).items() if k not in leave}
-        start = [self.preprocessor_, self.base_, self.velocity_] if continues else None
-        return {
-            "class": type(self).__name__,
-            **{name: in_words(value, f"{type(self).__name__}.{name}") for name, value in parameters.items()},
-            "X": f"{rows.shape[0]} x {rows.shape[1]} distinct, {digest_of(rows)}",
-            "sample_weight": f"{n_draws} in all, {digest_of(weight)}",
-            "the model to go on from": in_words(start, "start"),
-            "device": str(device),
-            "torch": str(torch.__version__),
-            "siflow_sk": __version__,
-        }
 
     def _most_rows(self):
         """No more rows than training can draw are worth their memory."""

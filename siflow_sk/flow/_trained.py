@@ -4,14 +4,16 @@ import math
 import warnings
 from numbers import Integral, Real
 
+import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .. import _tensors
 from .._compat import HasMethods, Interval, StrOptions
 from .._component import SlotsMixin, resolve
+from .._version import __version__
 from ..bases import as_base
 from ..exceptions import DeviceWarning, TrainingWarning
-from ..persistence import SaveMixin
+from ..persistence import OpenCheckpoint, SaveMixin, digest_of, in_words
 
 PART_METHODS = {
     "interpolant": ("alpha", "beta", "point", "velocity"),
@@ -121,6 +123,34 @@ class PartsMixin(SaveMixin, SlotsMixin):
 
 class TrainedMixin(PartsMixin):
     """Of an estimator with one network, which one :class:`Trainer` made in both stages."""
+
+    def _parts(self, continues):
+        """Fresh parts; a path that was learnt goes on where it is the one that is asked for."""
+        parts = {slot: self._resolve(slot) for slot in self._slots}
+        if continues and repr(self.interpolant_) == repr(parts["interpolant"]):
+            parts["interpolant"] = self.interpolant_  # with what it has learnt
+        return parts
+
+    def _open(self, checkpoint):
+        """The checkpoint of this call of ``fit``, or None, and the seed: that of the fit that it takes up."""
+        checkpoint = None if checkpoint is None else OpenCheckpoint(checkpoint)
+        resumes = checkpoint is not None and self.random_state is None and checkpoint.seed is not None
+        return checkpoint, checkpoint.seed if resumes else _tensors.draw_seed(self.random_state)
+
+    def _call(self, tables, weight, n_draws, start, device):
+        """What a checkpoint must agree with, name to text; ``start`` is the model to go on from, or None."""
+        leave = ("random_state", "verbose", "device", "inference_dtype")
+        parameters = {k: v for k, v in self.get_params(deep=False).items() if k not in leave}
+        return {
+            "class": type(self).__name__,
+            **{name: in_words(value, f"{type(self).__name__}.{name}") for name, value in parameters.items()},
+            **{name: f"{len(a)} x {a.shape[1]} distinct, {digest_of(a)}" for name, a in tables.items()},
+            "sample_weight": f"{n_draws} in all, {digest_of(weight)}",
+            "the model to go on from": in_words(start, "start"),
+            "device": str(device),
+            "torch": str(torch.__version__),
+            "siflow_sk": __version__,
+        }
 
     def _record(self, trainer, settings, stop_early, append):
         history = trainer.history
