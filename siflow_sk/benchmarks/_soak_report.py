@@ -70,8 +70,8 @@ def _run(run, rounds):
         "In one process an estimator after the other, of every public class, is made with settings drawn at "
         "random, fitted to a small random table, asked by up to three of its methods, saved and loaded; "
         "some are fitted with a checkpoint, pickled, asked by two threads at once, fitted once more, or "
-        "offered a table with NaN, which they must refuse.  Loaded, pickled and shared models must answer to "
-        "the bit.  After each round the process is looked at.\n\n"
+        "offered a table that is not finite, which they must refuse.  Loaded, pickled and shared models must "
+        "answer to the bit.  After each round the process is looked at.\n\n"
         f"{len(rounds):,} rounds in {minutes:.0f} minutes, {cpu:.0f} of them computing (wanted: "
         f"{run['minutes']:g} minutes at {100 * run['load']:g} % of a core); seeds {rounds[0]['seed']} to "
         f"{rounds[-1]['seed']}.  Rounds that failed: {len(failed)}.  Largest resident memory: {peak:.2f} "
@@ -80,7 +80,11 @@ def _run(run, rounds):
     parts = [text]
     if failed:
         shown = [(f"{r['seed']}", r["error"].replace("\n", " ")[:200]) for r in failed[:20]]
-        parts += [title("Rounds that failed"), table(("Seed", "Error"), shown)]
+        note = (
+            "By their seeds, with the code of that time, they are repeated: "
+            "``python -m siflow_sk.benchmarks soak --seeds SEED --rounds 1``.\n"
+        )
+        parts += [title("Rounds that failed"), note, table(("Seed", "Error"), shown)]
     known = [name for name in MEASURES if rounds[0][name] is not None]
     note = (
         "Slope: of a straight line through the second half of the rounds, with its standard error (twenty "
