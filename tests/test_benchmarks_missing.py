@@ -40,6 +40,7 @@ def test_the_command_writes_records_and_goes_on(tmp_path, capsys):
     np.savez(tmp_path / "uci" / "airfoil.npz", **rows)
     output, report = tmp_path / "out.jsonl", tmp_path / "page.rst"
     command = ["missing", "--quick", "--tables", "airfoil", "--data", str(tmp_path)]
+    command += ["--set", "velocity__activation=silu"]
     command += ["--output", str(output), "--report", str(report)]
     assert main(command) == 0
     assert main(command) == 0
@@ -51,3 +52,4 @@ def test_the_command_writes_records_and_goes_on(tmp_path, capsys):
     page = report.read_text()
     assert f"{records['ours']['mean']:.3f}" in page
     assert f"{records['knn']['crps']:.3f}" in page
+    assert "not the default, for a shorter run: ``velocity__activation='silu'``" in page

@@ -11,10 +11,9 @@ from sklearn.impute import IterativeImputer, KNNImputer
 
 from ..flow import InterpolantFlow
 from ..imputer import InterpolantImputer
-from ..velocities import MLP
 from . import _missing_report
 from ._jobs import Job, measure_missing, write_page
-from ._options import add_command, names
+from ._options import add_command, names, parameters
 from ._records import Records, code_of
 from ._scores import summary
 from ._tables import TABLES as ALL
@@ -41,6 +40,14 @@ def add_parser(commands):
     add("--tables", type=names(ALL), default=TABLES, metavar="A,B", help=f"of {', '.join(ALL)}")
     add("--models", type=names(MODELS), default=MODELS, metavar="A,B", help=f"of {', '.join(MODELS)}")
     add("--rows", type=int, default=1000, metavar="N", help="training rows at most (default: 1000)")
+    add(
+        "--set",
+        type=parameters,
+        default={},
+        dest="flow",
+        metavar="NAME=VALUE,...",
+        help="parameters of the flow that are not the default",
+    )
 
 
 def codes():
@@ -59,6 +66,7 @@ def run(
     tables=TABLES,
     models=MODELS,
     rows=1000,
+    flow=None,
     fresh=False,
     quick=False,
     report_only=False,
@@ -85,7 +93,7 @@ def run(
                 find_table(name, data)
                 table = functools.lru_cache(maxsize=1)(functools.partial(load_table, name, data))
                 for seed in seeds:
-                    jobs += [_job(name, model, seed, table, rows, quick) for model in models]
+                    jobs += [_job(name, model, seed, table, rows, flow or {}, quick) for model in models]
             failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
     finally:
         write_page(_missing_report.page(*records.to_show(code, quick), quick), report)
@@ -118,11 +126,10 @@ def gaussian_marginals(filled, X):
     )
 
 
-def fit(model, X, seed, quick):
+def fit(model, X, seed, flow):
     """``predict(X)`` -> (log-density, its error, means ``(n, d)``, draws ``(n, m, d)``)."""
     if model == "ours":
-        budget = {"max_iter": 20, "polish": 10, "velocity": MLP(width=32)} if quick else {}
-        flow = InterpolantFlow(random_state=seed, **budget)
+        flow = InterpolantFlow(random_state=seed).set_params(**flow)
         imputer = InterpolantImputer(flow, random_state=seed).fit(X)
         return lambda X: (
             *imputer.score_samples(X, return_error=True),
@@ -154,7 +161,9 @@ def outcome(log_density, error, means, draws, X, truth):
     }
 
 
-def _job(name, model, seed, table, rows, quick):
+def _job(name, model, seed, table, rows, flow, quick):
+    budget = flow | ({"max_iter": 20, "polish": 10, "velocity__width": 32} if quick else {})
+
     def measure():
         prepared = prepare(table())
         limit, rng = (200 if quick else rows), np.random.default_rng(seed)
@@ -164,7 +173,7 @@ def _job(name, model, seed, table, rows, quick):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             start = time.perf_counter()
-            predict = fit(model, X, seed, quick)
+            predict = fit(model, X, seed, budget)
             fit_seconds = time.perf_counter() - start
             start = time.perf_counter()
             found = outcome(*predict(X_test), X_test, test)
@@ -183,4 +192,5 @@ def _job(name, model, seed, table, rows, quick):
             f"{record['crps']:.3f}; fit {record['fit_seconds']:.1f} s"
         )
 
-    return Job({"kind": model, "table": name, "seed": seed, "rows": rows}, measure, line)
+    key = {"kind": model, "table": name, "seed": seed, "rows": rows}
+    return Job(key | ({"flow": flow} if model == "ours" else {}), measure, line)

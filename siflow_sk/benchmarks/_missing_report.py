@@ -9,10 +9,9 @@ A fifth of the values was removed completely at random from the rows that were f
 the same for every model. The tables are prepared as in the league: lattices spread over their cells, columns
 standardised, so errors are in standard deviations of a column.
 
-``InterpolantImputer`` has default settings. ``IterativeImputer`` has too, for the error of the mean; draws
-are taken with ``sample_posterior=True``. ``KNNImputer`` gives one value, whose absolute error stands for the
-score of draws. Neither has a density: that of a Gaussian, fitted to the training rows as they fill them,
-takes its place.
+All models have default settings, but for what is said below. Draws of ``IterativeImputer`` are taken with
+``sample_posterior=True``. ``KNNImputer`` gives one value, whose absolute error stands for the score of draws.
+Neither has a density: that of a Gaussian, fitted to the training rows as they fill them, takes its place.
 """
 
 
@@ -43,6 +42,10 @@ def page(records, current, quick):
         title("Rows with missing values", "="),
         _TEXT,
     ]
+    settings = {", ".join(f"{k}={v!r}" for k, v in r.get("flow", {}).items()) for r in shown} - {""}
+    if settings:
+        told = "; ".join(f"``{text}``" for text in sorted(settings))
+        parts.append(f"Parameters of the flow that were not the default, for a shorter run: {told}.\n")
     if quick:
         parts.append(".. warning::\n\n   Written with ``--quick``: the figures mean nothing.\n")
     elif not current:
