@@ -340,7 +340,7 @@ def make_generator(seed, device="cpu"):
     return torch.Generator(device=device).manual_seed(seed)
 
 
-def check_n_samples(n_samples, n_features):
+def check_n_samples(n_samples, n_features, name="n_samples"):
     """A positive whole number that fits into memory.
 
     Raises
@@ -351,12 +351,12 @@ def check_n_samples(n_samples, n_features):
         The answer alone would need more than this machine can address, with the size in GB.
     """
     if not isinstance(n_samples, numbers.Integral) or isinstance(n_samples, bool) or n_samples < 1:
-        raise ValueError(f"Invalid value for 'n_samples': {n_samples!r}; a whole number >= 1 is needed.")
+        raise ValueError(f"Invalid value for {name!r}: {n_samples!r}; a whole number >= 1 is needed.")
     try:
         return np.empty((int(n_samples), n_features))
     except (MemoryError, ValueError) as error:
         size = 8e-9 * int(n_samples) * n_features
-        raise MemoryError(f"n_samples={n_samples} rows need {size:,.0f} GB; draw fewer at a time.") from error
+        raise MemoryError(f"{name}={n_samples} rows need {size:,.0f} GB; draw fewer at a time.") from error
 
 
 # -- arrays <-> tensors ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 
 from siflow_sk import InterpolantFlow, InterpolantImputer, MixedDensity, load
 from siflow_sk.exceptions import DataWarning
+from siflow_sk.imputer import _resampled
 from siflow_sk.imputer._proposal import Proposal
 from siflow_sk.velocities import MLP
 
@@ -73,9 +74,9 @@ def fitted(rows):
 @pytest.fixture(scope="module")
 def curved():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=500)
+    x = rng.normal(size=300)
     X = np.column_stack([x, rng.normal(x**2, 0.3)])
-    return InterpolantImputer(Curved(), n_points=256, random_state=0).fit(with_gaps(X))
+    return InterpolantImputer(Curved(), n_points=128, random_state=0).fit(with_gaps(X))
 
 
 # -- the marginal of what is there --------------------------------------------------------------------------
@@ -336,7 +337,7 @@ def test_bad_rows_and_draws(rows, fitted):
             method(rows[:, :2])
         with pytest.raises(ValueError, match="infinity"):
             method([[np.inf, 0.0, np.nan]])
-    with pytest.raises(ValueError, match="Invalid value for 'n_samples': 0"):
+    with pytest.raises(ValueError, match="Invalid value for 'n_draws': 0"):
         fitted.impute(rows, n_draws=0)
     frame = pd.DataFrame(rows, columns=["a", "b", "c"])
     named = InterpolantImputer(Normal(), random_state=0).fit(frame)
@@ -377,3 +378,14 @@ def test_a_density_of_zero_at_all_candidates(rows):
 def test_tables_of_mixed_columns_point_to_the_imputer(rows):
     with pytest.raises(ValueError, match=r"column 'a' has missing values.*InterpolantImputer"):
         MixedDensity().fit(pd.DataFrame(rows, columns=["a", "b", "c"]))
+
+
+def test_candidates_are_taken_as_often_as_their_weight_says():
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.full(6, 0.5), size=50)
+    share[0] = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    chosen = _resampled(share, 400, rng)
+    found = np.stack([np.bincount(row, minlength=6) for row in chosen])
+    assert np.abs(found - 400 * share).max() < 1.0 + 1e-9
+    single = np.concatenate([_resampled(share, 1, rng) for _ in range(400)], axis=1)
+    np.testing.assert_allclose(np.stack([np.bincount(r, minlength=6) for r in single]) / 400, share, atol=0.1)

@@ -247,7 +247,7 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
             ``X_filled[:, i]`` is a table; what was there is left to the bit.
         """
         X = self._check(X)
-        n_draws = len(_tensors.check_n_samples(n_draws, X.size))
+        n_draws = len(_tensors.check_n_samples(n_draws, X.size, "n_draws"))
         rng = np.random.default_rng(_tensors.draw_seed(random_state))
         filled = np.repeat(np.where(np.isnan(X), self._constant, X)[:, None], n_draws, axis=1)
         gaps = np.isnan(filled[:, 0]).any(axis=1)
@@ -353,12 +353,7 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         for rows, log_weight in self._weighed(X, rng, n_points):
             share = _shares(log_weight)
             sizes.append(1.0 / (share**2).sum(axis=1))
-            # systematic: a candidate comes about as often as its share says, the draws in random order
-            at = rng.permuted(np.tile(np.arange(n_draws), (len(rows), 1)), axis=1) + rng.random(
-                (len(rows), 1)
-            )
-            chosen = (at[:, :, None] / n_draws > np.cumsum(share, axis=1)[:, None, :-1]).sum(axis=2)
-            found.append(np.take_along_axis(rows, chosen[:, :, None], axis=1))
+            found.append(np.take_along_axis(rows, _resampled(share, n_draws, rng)[:, :, None], axis=1))
         self._report_few(np.concatenate(sizes))
         return np.concatenate(found)
 
@@ -377,6 +372,16 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _resampled(share, n_draws, rng):
+    """Numbers of candidates ``(n, n_draws)``: each as often as its share says, rounded, in random order."""
+    n, k = share.shape
+    row = np.arange(n)[:, None]
+    order = rng.permuted(np.broadcast_to(np.arange(n_draws), (n, n_draws)), axis=1)
+    at = row + (order + rng.random((n, 1))) / n_draws
+    ends = row + np.cumsum(share, axis=1)  # one after the other for all rows, so that one search does
+    return np.clip(np.searchsorted(ends.ravel(), at) - k * row, 0, k - 1)
 
 
 def _shares(log_weight):
