@@ -7,11 +7,24 @@ A slot holds a *name* or a *part*.  A name is what you say (``velocity="mlp"``),
 
 from typing import ClassVar
 
+import torch
 from sklearn.base import BaseEstimator, clone
 
 
 class Component(BaseEstimator):
     """Base of every part: parameters are stored verbatim by ``__init__`` and seen by ``get_params``."""
+
+
+def draw_seed(generator):
+    """A seed for what takes no generator."""
+    return int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
+
+
+def seeded(estimator, generator):
+    """A scikit-learn estimator inside a part draws from the generator of the fit, if it draws."""
+    if "random_state" in estimator.get_params():
+        estimator.set_params(random_state=draw_seed(generator))
+    return estimator
 
 
 def _key(name):

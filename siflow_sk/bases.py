@@ -7,7 +7,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.base import clone as sk_clone
 
-from ._component import Component
+from ._component import Component, draw_seed, seeded
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -275,7 +275,7 @@ class SklearnDensity(Base):
 
     def fit(self, x, generator):
         """Fit a clone of the estimator to the preprocessed rows ``x`` ``(n, d)``."""
-        estimator = _seeded(sk_clone(self.estimator), generator)
+        estimator = seeded(sk_clone(self.estimator), generator)
         self.estimator_ = estimator.fit(x.cpu().numpy(), None)  # FrozenEstimator insists on y
         return super().fit(x, generator)
 
@@ -287,26 +287,16 @@ class SklearnDensity(Base):
     def sample(self, n, generator):
         """``n`` draws, ``(n, d)``; the estimator's own seed is drawn from ``generator``."""
         try:
-            draws = self.estimator_.sample(n, random_state=_seed(generator))
+            draws = self.estimator_.sample(n, random_state=draw_seed(generator))
         except TypeError:  # GaussianMixture takes its seed as a parameter
             inner = getattr(self.estimator_, "estimator", self.estimator_)  # of a FrozenEstimator
-            draws = _seeded(copy.copy(inner), generator).sample(n)
+            draws = seeded(copy.copy(inner), generator).sample(n)
         if isinstance(draws, tuple):  # GaussianMixture returns (X, component) grouped by component
             draws = draws[0]
         if hasattr(draws, "to_numpy"):  # a frame, after set_output; its array may be read-only
             draws = draws.to_numpy(copy=True)
         draws = torch.as_tensor(draws).to(generator.device, torch.float64)
         return draws[torch.randperm(n, generator=generator, device=generator.device)]
-
-
-def _seed(generator):
-    return int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
-
-
-def _seeded(estimator, generator):
-    if "random_state" in estimator.get_params():
-        estimator.set_params(random_state=_seed(generator))
-    return estimator
 
 
 class TorchDistribution(Base):
@@ -373,7 +363,7 @@ class TorchDistribution(Base):
 
     def sample(self, n, generator):
         """``n`` draws, ``(n, d)``."""
-        return self._draw(n, _seed(generator)).to(generator.device, torch.float64)
+        return self._draw(n, draw_seed(generator)).to(generator.device, torch.float64)
 
 
 BASES = {"normal": StandardNormal, "gaussian": Gaussian, "student_t": StudentT, "uniform": Uniform}

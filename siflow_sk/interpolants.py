@@ -15,8 +15,9 @@ class Interpolant(Component):
     .. math:: x_t = \alpha(t)\, x_0 + \beta(t)\, x_1, \qquad
               \alpha(0) = \beta(1) = 1, \quad \alpha(1) = \beta(0) = 0.
 
-    To write your own, subclass and define ``alpha`` and ``beta``; the derivatives are found by forward-mode
-    differentiation unless ``d_alpha`` and ``d_beta`` are given in closed form as well.
+    To write your own, subclass and define ``alpha`` and ``beta``; a path that misses its ends is
+    refused by ``fit``.  The derivatives are found by forward-mode differentiation unless ``d_alpha`` and
+    ``d_beta`` are given in closed form as well.
 
     See Albergo & Vanden-Eijnden, arXiv:2209.15571, eq. (5).
     """
@@ -44,6 +45,36 @@ class Interpolant(Component):
     def velocity(self, t, x0, x1):
         """The derivative d x_t / dt that the network regresses on, ``(n, d)``."""
         return self.d_alpha(t) * x0 + self.d_beta(t) * x1
+
+
+def check_ends(interpolant):
+    """Refuse a path that does not lead from x0 to x1, or that is noisy where it must not be.
+
+    Raises
+    ------
+    ValueError
+        The path is not at x0 at t = 0 or not at x1 at t = 1; its variance does not vanish there, or does
+        between.
+    """
+    t = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    x0, x1 = (torch.tensor([row, row], dtype=torch.float64) for row in ([1.0, 0.0], [0.0, 1.0]))
+    found = interpolant.point(t, x0, x1).detach()
+    if not torch.allclose(found, torch.eye(2, dtype=torch.float64), rtol=0.0, atol=1e-5):
+        alpha, beta = ([round(float(v), 6) for v in c(t)] for c in (interpolant.alpha, interpolant.beta))
+        raise ValueError(
+            f"interpolant={interpolant!r} must lead from x0 at t=0 to x1 at t=1: alpha(0)=1, alpha(1)=0, "
+            f"beta(0)=0, beta(1)=1 wanted, got alpha(0)={alpha[0]:g}, alpha(1)={alpha[1]:g}, "
+            f"beta(0)={beta[0]:g}, beta(1)={beta[1]:g}, points {found.tolist()} between (1, 0) and (0, 1)."
+        )
+    if hasattr(interpolant, "variance"):
+        inner = interpolant.variance(torch.linspace(0.0, 1.0, 21, dtype=torch.float64)[1:-1])
+        start, end = (float(v) for v in interpolant.variance(t))
+        if not (abs(start) < 1e-6 and abs(end) < 1e-6 and (inner > 0).all()):
+            raise ValueError(
+                f"interpolant={interpolant!r}: variance(t), the square of gamma, must be zero at t=0 and "
+                f"t=1, where the path is at its ends, and positive between; got {start:g}, {end:g} and "
+                f"between them at least {float(inner.min()):g}."
+            )
 
 
 class Linear(Interpolant):

@@ -48,7 +48,7 @@ BESIDE = {"benchmarks", "datasets", "diagnostics", "plotting", "__main__"}
 
 # The lowest floor that may import a library; one that is not here may be imported nowhere.
 FIRST_FLOOR = {"torch": 0, "sklearn": 0, "tqdm": 3, "numpy": 3, "pandas": 3, "safetensors": 3}
-ONLY_IN = {"torchdiffeq": {"solvers"}, "scipy": {"couplings"}}
+ONLY_IN = {"torchdiffeq": {"solvers"}, "scipy": {"couplings"}, "ot": {"couplings"}}
 
 
 def imported(source, package):

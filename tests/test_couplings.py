@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import torch
 from conftest import quick
 from oracles import PATHS, ExactVelocity, gaussian
 from scipy.integrate import quad
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
+from sklearn.cluster import DBSCAN, KMeans
 from sklearn.model_selection import GridSearchCV
 
 from siflow_sk import InterpolantFlow, _likelihood
-from siflow_sk.couplings import COUPLINGS, Coupling, Independent, OptimalTransport
+from siflow_sk.couplings import COUPLINGS, ByCluster, Coupling, Independent, OptimalTransport, Paired
 from siflow_sk.exceptions import SolverWarning
 from siflow_sk.solvers import DormandPrince, Grid
 from siflow_sk.velocities import MLP, Velocity
@@ -216,3 +218,92 @@ def test_path_length_refuses_and_warns(moons_flow, rows):
     with pytest.warns(SolverWarning, match="could not be solved"):
         energy, _ = flow.path_length(10, random_state=0)
     assert math.isnan(energy)
+
+
+# -- many rows: POT -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_pot_and_scipy_find_the_same_pairs(d, generator):
+    x0, x1 = torch.randn(2, 200, d, generator=generator) + 1e3
+    by_pot, by_scipy = (OptimalTransport(scipy_limit=limit).pair(x0, x1, generator)[0] for limit in (10, 200))
+    assert torch.equal(by_pot, by_scipy)
+
+
+def test_without_pot_a_large_batch_is_refused_with_the_ways_out(moons, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    flow = quick(coupling=OptimalTransport(scipy_limit=32), batch_size=32).fit(moons)
+    before = dict(vars(flow))
+    message = r"batches of 33 rows .* POT, which is not installed.*siflow_sk\[ot\].*batch_size to 32"
+    with pytest.raises(ImportError, match=message):
+        flow.set_params(batch_size=33).fit(moons)
+    assert vars(flow.set_params(batch_size=32)) == before
+
+
+# -- pairs inside clusters ------------------------------------------------------------------------------
+
+
+class Column(BaseEstimator):
+    """The cluster of a row stands in its first column, as text."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def predict(self, X):
+        return np.array([f"group {v:g}" for v in X[:, 0]])
+
+
+def grouped(shares, n, generator):
+    """Rows in random order: the number of the group, and a value of its own."""
+    counts = [round(n * p) for p in shares]
+    group = torch.repeat_interleave(torch.arange(len(shares)), torch.tensor(counts))
+    values = torch.randn(n, 1, generator=generator)
+    return torch.cat([group[:, None], values], 1)[torch.randperm(n, generator=generator)]
+
+
+def test_as_many_pairs_as_possible_stay_in_their_cluster_and_are_independent_there(generator):
+    n = 8000
+    x0, x1 = (grouped(p, n, generator) for p in ([0.4, 0.4, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4]))
+    coupling = ByCluster(Column()).fit(x0, x1, generator)
+    y0, y1 = coupling.pair(x0, x1, generator)
+    assert torch.equal(y1, x1)  # random order stays random
+    assert sorted(y0.tolist()) == sorted(x0.tolist())
+    table = np.zeros((4, 4))
+    np.add.at(table, (y0[:, 0].int().numpy(), y1[:, 0].int().numpy()), 1)
+    np.testing.assert_array_equal(np.diag(table), [800] * 4)  # the smaller of the two counts
+    # what is left over is independent: 2400 rows of the groups 0 and 1 each, 1200 to 2 and to 3, 5 deviations
+    deviation = math.sqrt(4800 / 16)  # hypergeometric
+    assert np.abs(table[:2, 2:] - 1200).max() < 5 * deviation
+    inside = y0[:, 0] == y1[:, 0]
+    correlation = np.corrcoef(y0[inside, 1], y1[inside, 1])[0, 1]
+    assert abs(correlation) < 5 / math.sqrt(int(inside.sum()))
+
+
+def test_clusters_are_learnt_from_both_ends(generator):
+    """Two clouds far apart at either end: no pair crosses, and the seed of the clusterer is ours."""
+    x0, x1 = torch.randn(2, 400, 2, generator=generator)
+    x0[::2, 0] += 20.0
+    x1[:200, 0] += 20.0
+    coupling = ByCluster(KMeans(2)).fit(x0, x1, generator)
+    y0, y1 = coupling.pair(x0, x1, generator)
+    assert torch.equal(y0[:, 0] > 10, y1[:, 0] > 10)
+    assert isinstance(coupling.clusterer_.random_state, int)
+    assert coupling.clusterer.random_state is None
+
+
+def test_a_flow_with_clusters(moons):
+    flow = quick(coupling="by_cluster", batch_size=32).fit(moons)
+    assert np.isfinite(flow.score_samples(moons)).all()
+    assert not hasattr(flow.coupling_, "clusterer_")  # the recipe; every candidate and segment had its own
+    np.testing.assert_array_equal(clone(flow).fit(moons).score_samples(moons), flow.score_samples(moons))
+    with pytest.raises(ValueError, match=r"coupling=ByCluster\(\) .* coupling=\"independent\""):
+        flow.score_function(0.5, moons, method="velocity")
+    with pytest.raises(ValueError, match=r"ByCluster: clusterer=DBSCAN\(\) has no predict"):
+        flow.set_params(coupling=ByCluster(DBSCAN())).fit(moons)
+
+
+def test_given_pairs_need_two_tables(moons):
+    with pytest.raises(ValueError, match=r'coupling="paired" joins the rows of two tables'):
+        quick(coupling=Paired()).fit(moons)
+    with pytest.raises(ValueError, match="coupling"):
+        quick(coupling="paired").fit(moons)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from oracles import PATHS
 
-from siflow_sk.interpolants import INTERPOLANTS, Fourier, Interpolant
+from siflow_sk import InterpolantFlow, InterpolantTransport
+from siflow_sk.interpolants import INTERPOLANTS, Fourier, Interpolant, Linear, WithNoise, check_ends
 
 
 class Cubic(Interpolant):
@@ -81,3 +82,56 @@ def test_coefficients_against_closed_forms(name):
 def test_an_unfinished_interpolant_says_what_is_missing(name):
     with pytest.raises(NotImplementedError, match=rf"^Interpolant must define {name}\(t\)\.$"):
         getattr(Interpolant(), name)(TIMES)
+
+
+# -- ends -----------------------------------------------------------------------------------------------
+
+
+class Late(Interpolant):
+    """Leaves its start too late and never arrives."""
+
+    def alpha(self, t):
+        return 1.0 - 0.9 * t
+
+    def beta(self, t):
+        return 0.9 * t
+
+
+class Curved(Linear):
+    """Right coefficients, and a point of its own that forgets its end."""
+
+    def point(self, t, x0, x1):
+        return super().point(t, x0, x1) + t * x0 * x0
+
+
+class Noisy(Linear):
+    """A user's own gamma."""
+
+    def __init__(self, kind="start"):
+        self.kind = kind
+
+    def variance(self, t):
+        return {"start": 1.0 - t, "end": 0.01 * t, "inside": t * (1.0 - t) - 0.2}[self.kind]
+
+
+@pytest.mark.parametrize("path", [Late(), Curved()], ids=["coefficients", "point"])
+@pytest.mark.parametrize("cls", [InterpolantFlow, InterpolantTransport])
+def test_a_path_that_misses_its_ends_is_refused(cls, path, moons):
+    message = r"interpolant=\w+\(\) must lead from x0 at t=0 to x1 at t=1: .* got alpha\(0\)=1, alpha\(1\)=0"
+    with pytest.raises(ValueError, match=message):
+        cls(interpolant=path).fit(moons, moons)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"), [("start", "got 1, 0"), ("end", "got 0, 0.01"), ("inside", "got -0.2, -0.2")]
+)
+def test_a_gamma_that_is_not_zero_at_the_ends_is_refused(kind, found, moons):
+    with pytest.raises(ValueError, match=rf"variance\(t\), the square of gamma, must be zero .* {found}"):
+        InterpolantFlow(interpolant=Noisy(kind)).fit(moons)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_paths_that_keep_their_ends_pass(case):
+    check_ends(CASES[case]())
+    if case != "learnt" and case != "fourier":
+        check_ends(WithNoise(CASES[case](), gamma="sin2"))

@@ -12,12 +12,14 @@ from scipy.stats import multivariate_normal
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from siflow_sk import InterpolantTransport
+from siflow_sk.couplings import ByCluster
 from siflow_sk.exceptions import SolverWarning
 from siflow_sk.solvers import DormandPrince
 from siflow_sk.velocities import MLP, Velocity
@@ -238,6 +240,55 @@ def test_every_pair_of_times_has_a_network_and_randomness_of_its_own():
     assert transport.loss_curves_[0][0] != transport.loss_curves_[1][0]
     first, second = (dict(s.velocity.named_parameters()) for s in transport.segments_)
     assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+# -- who is joined to whom ------------------------------------------------------------------------------
+
+
+def test_given_pairs_decide_the_map():
+    """Rows and themselves turned by a right angle: the lines between do not cross, so the map is the turn."""
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    X, x = NORMAL.sample(2000, seed=0), NORMAL.sample(500, seed=2)
+    paired = quick(coupling="paired", max_iter=250, batch_size=128, velocity=MLP(width=32))
+    assert np.sqrt(((paired.fit(X, X @ turn).transform(x) - x @ turn) ** 2).mean()) < 0.12
+    nearest = clone(paired).set_params(coupling="optimal_transport").fit(X, X @ turn)
+    assert np.sqrt(((nearest.transform(x) - x) ** 2).mean()) < 0.2  # the two laws are the same
+
+
+def test_given_pairs_keep_together(tables):
+    """Rows may be listed in any order, but both tables in the same one; so they may in time."""
+    source, target = tables[0], tables[1][:300]
+    order = np.random.default_rng(0).permutation(300)
+    moved = quick(coupling="paired").fit(source, target).transform(source)
+    again = quick(coupling="paired").fit(source[order], target[order])
+    np.testing.assert_array_equal(again.transform(source), moved)
+    assert np.abs(quick(coupling="paired").fit(source, target[order]).transform(source) - moved).max() > 1e-3
+    in_time = quick(coupling="paired").fit(np.stack([source, target], 1).reshape(600, 2), [0, 1] * 300)
+    np.testing.assert_array_equal(in_time.transform(source), moved)
+
+
+def test_tables_of_other_lengths_have_no_pairs(tables):
+    with pytest.raises(ValueError, match=r"same number of rows; got 300 at 0, 400 at 1\. Drop rows"):
+        quick(coupling="paired").fit(*tables)
+    X, t = snapshots(*LAWS, times=[0, 1, 2])
+    with pytest.raises(ValueError, match="got 60 at 0, 70 at 1, 80 at 2"):
+        quick(coupling="paired").fit(X, t)
+
+
+def test_groups_keep_together():
+    """Two groups, told by the last column, swap sides: near rows are in the other group."""
+    rng, group = np.random.default_rng(0), np.repeat([-1.0, 1.0], 500)
+
+    def table(x):
+        return np.column_stack([x, group * 2.0]) + 0.3 * rng.standard_normal((1000, 2))
+
+    source, target = table(3.0 * group), table(-3.0 * group)
+    signs = FrozenEstimator(LogisticRegression().fit(source * [0.0, 1.0], group))
+    settings = {"max_iter": 200, "batch_size": 128, "velocity": MLP(width=32), "preprocessor": "none"}
+    kept = quick(coupling=ByCluster(signs), **settings).fit(source, target).transform(source)
+    np.testing.assert_array_equal(np.sign(kept), np.column_stack([-group, group]))
+    near = quick(**settings).fit(source, target).transform(source)
+    assert (np.sign(near) == np.column_stack([group, -group])).mean() > 0.95
 
 
 # -- what scikit-learn expects --------------------------------------------------------------------------

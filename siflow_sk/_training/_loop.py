@@ -54,6 +54,7 @@ class Data:
     offset_valid: float = 0.0  # weighted mean of the preprocessor's log-determinant
     context: torch.Tensor | None = None  # (n, k) float32, for a conditional velocity
     context_valid: torch.Tensor | None = None  # (m, k)
+    partner: torch.Tensor | None = None  # (n, d) float32, x0 of every row where the pairs are given
 
 
 @dataclass
@@ -120,11 +121,11 @@ class Trainer:
 
     def __init__(self, network, base, interpolant, data, settings, generator, verbose=0, coupling=None):
         self.network, self.base, self.interpolant = network, base, interpolant
-        self.coupling = Independent() if coupling is None else coupling
         self.data, self.settings, self.generator, self.verbose = data, settings, generator, verbose
         self.average = copy.deepcopy(network)
         self.history = History()
         self.batches = Batches(data.weight, data.n_draws, generator)
+        self.coupling = self._fitted(Independent() if coupling is None else coupling)
         self.best_score, self.best_iteration, self.best = -math.inf, 0, None
         self.iteration, self.rate = 0, 0.0
         self.interrupted = False
@@ -207,14 +208,29 @@ class Trainer:
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
                 self._check("quadratic", progress)
 
+    def _fitted(self, coupling):
+        """A coupling that has something to learn from draws of both ends learns it, as a copy."""
+        if not hasattr(coupling, "fit"):
+            return coupling
+        n = min(self.data.n_draws, 5000)
+        x1 = self.data.x[self.batches.take(n)]
+        x0 = self.base.sample(n, self.generator).to(x1)
+        return copy.deepcopy(coupling).fit(x0, x1, self.generator)
+
     def _batch(self, size):
         """Rows, and a list with their context, which is empty where there is none."""
-        rows, context = self.batches.take(size), self.data.context
+        return self._at(self.batches.take(size))
+
+    def _at(self, rows):
+        context = self.data.context
         return self.data.x[rows], [] if context is None else [context[rows]]
 
     def _pairs(self, n):
         """A batch from both ends, coupled, and a list with its context."""
-        x1, context = self._batch(n)
+        rows = self.batches.take(n)
+        x1, context = self._at(rows)
+        if self.data.partner is not None:
+            return self.data.partner[rows], x1, context
         x0 = self.base.sample(n, self.generator).to(x1)
         pairs = self.coupling.pair(x0, x1, self.generator)
         shapes = [tuple(getattr(x, "shape", ())) for x in pairs]

@@ -38,9 +38,10 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Density at t = 0, in the space after the preprocessor.  A part is a
         :class:`~siflow_sk.bases.Base`, a scikit-learn density estimator with ``score_samples`` and
         ``sample`` (a clone is fitted), or a ``torch.distributions.Distribution``.
-    coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
-        Which base points are joined to which rows.  ``"optimal_transport"`` assigns them inside each batch:
-        a shorter path, see :meth:`path_length`, but the score no longer follows from the velocity.
+    coupling : {"independent", "optimal_transport", "by_cluster"} or Coupling, default="independent"
+        Which base points are joined to which rows.  ``"optimal_transport"`` assigns them inside each batch,
+        ``"by_cluster"`` draws them inside clusters: a shorter path, see :meth:`path_length`, but the score
+        no longer follows from the velocity.
     velocity : {"mlp", "residual"} or part, default="mlp"
         The network; ``"mlp"`` has a closed-form divergence and is the better one on tables.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
@@ -228,6 +229,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         ValueError
             NaN, infinity, masked or identical rows, a parameter that cannot be used, a checkpoint of other
             data or parameters.
+        ImportError
+            A coupling that needs POT for a batch of this size, and it is not installed.
         TypeError
             Sparse or structured input, dates.
         """

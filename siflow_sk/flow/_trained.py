@@ -13,6 +13,7 @@ from .._component import SlotsMixin, resolve
 from .._version import __version__
 from ..bases import as_base
 from ..exceptions import DeviceWarning, TrainingWarning
+from ..interpolants import check_ends
 from ..persistence import OpenCheckpoint, SaveMixin, digest_of, in_words
 
 PART_METHODS = {
@@ -97,7 +98,10 @@ class PartsMixin(SaveMixin, SlotsMixin):
     def _resolve(self, slot):
         value = getattr(self, slot)
         value = as_base(value) if slot == "base" else value
-        return resolve(slot, value, self._slots[slot], self._part_methods[slot])
+        part = resolve(slot, value, self._slots[slot], self._part_methods[slot])
+        if slot == "interpolant":
+            check_ends(part)
+        return part
 
     def _place(self, device):
         if not self.__sklearn_is_fitted__():
