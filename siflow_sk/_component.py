@@ -5,6 +5,7 @@ A slot holds a *name* or a *part*.  A name is what you say (``velocity="mlp"``),
 ``{"velocity__width": [256, 512]}`` searches inside a name.
 """
 
+import math
 from typing import ClassVar
 
 import torch
@@ -25,6 +26,26 @@ def seeded(estimator, generator):
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=draw_seed(generator))
     return estimator
+
+
+def check_learning(part):
+    """Refuse parameters of a learnt part that no training can use."""
+    name = type(part).__name__
+    steps, rate = part.n_velocity_steps, part.learning_rate
+    if not (steps >= 1 and steps == int(steps)):
+        raise ValueError(f"{name}: n_velocity_steps must be a whole number >= 1, got {steps!r}.")
+    if not 0.0 < rate < math.inf:
+        raise ValueError(f"{name}: learning_rate must be finite and > 0, got {rate!r}.")
+
+
+def check_size(part, slot, largest=10.0):
+    """Refuse coefficients of a learnt part that have diverged."""
+    size = float(part.coefficients_.detach().abs().max())
+    if not size <= largest:  # NaN included
+        raise ValueError(
+            f"{slot}={part!r}: the coefficients diverged, the largest is {size:.3g}. Lower its "
+            f"learning_rate, or raise n_velocity_steps so that the velocity keeps up with the {slot}."
+        )
 
 
 def _key(name):

@@ -7,7 +7,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.base import clone as sk_clone
 
-from ._component import Component, draw_seed, seeded
+from ._component import Component, check_learning, check_size, draw_seed, seeded
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -126,9 +126,112 @@ class Gaussian(Base):
 
     def log_prob(self, x):
         """Log-density, ``(n,)``."""
-        cholesky = self.cholesky_.to(x)
-        y = torch.linalg.solve_triangular(cholesky, (x - self.mean_.to(x)).T, upper=False)
-        return -0.5 * (y * y).sum(0) - cholesky.diagonal().log().sum() - 0.5 * x.shape[1] * LOG_2PI
+        return _normal_log_prob(x, self.mean_.to(x), self.cholesky_.to(x))
+
+    def moments(self, d):
+        """Mean and covariance; a base that has them is Gaussian."""
+        return self.mean_, self.cholesky_ @ self.cholesky_.T
+
+    def sample(self, n, generator):
+        """``n`` draws, ``(n, d)``."""
+        noise = self._noise(torch.randn, n, generator)
+        return self.mean_.to(noise) + noise @ self.cholesky_.to(noise).T
+
+
+def _normal_log_prob(x, mean, cholesky):
+    y = torch.linalg.solve_triangular(cholesky, (x - mean).T, upper=False)
+    return -0.5 * (y * y).sum(0) - cholesky.diagonal().log().sum() - 0.5 * x.shape[1] * LOG_2PI
+
+
+class LearntGaussian(Base):
+    r"""N(m, C) whose mean and covariance are learnt, so that the path to the data is short.
+
+    From :math:`N(m_0, L_0L_0^\top)` with :math:`m = m_0 + L_0u` and :math:`C = LL^\top, L = L_0T`, T lower
+    triangular with a positive diagonal.  u and T solve the max-min problem of
+    :class:`~siflow_sk.interpolants.Fourier`,
+
+    .. math:: \max_{m, C} \min_v E\left[|v_t(x_t)|^2 - 2\,\dot x_t\cdot v_t(x_t)\right]
+              = -\min_{m, C} \int_0^1 E|v_t(x_t)|^2 dt,
+
+    by gradient ascent through the draws of the base: one step, the velocity held, after every
+    ``n_velocity_steps`` steps of the velocity.  Over the last third of the quadratic stage they stand still.
+    May be combined with a learnt path (arXiv:2209.15571, prop. 2 and sec. 3).
+
+    Parameters
+    ----------
+    mean : array-like of shape (d,), default=None
+        Where it starts; ``None`` is the mean of the preprocessed training rows.
+    covariance : array-like of shape (d, d), default=None
+        Where it starts; ``None`` is the covariance of these rows, as for :class:`Gaussian`.
+    learning_rate : float, default=0.01
+        Of u and T (Adam), in standard deviations of the start, lowered linearly to zero.
+    n_velocity_steps : int, default=2
+        Steps of the velocity to one of the base.
+
+    Attributes
+    ----------
+    coefficients_ : tensor of shape (d + 1, d)
+        u, and below it T with the logarithms of its diagonal; zero where the base starts.
+    mean_ : tensor of shape (d,)
+    cholesky_ : tensor of shape (d, d)
+        The lower triangular L.
+
+    Raises
+    ------
+    ValueError
+        A parameter that cannot be used; coefficients that grow beyond 10 or are no longer finite while they
+        are learnt.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from siflow_sk.bases import LearntGaussian
+    >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> base = LearntGaussian(mean=[1.0, 0.0], covariance=[[4.0, 0.0], [0.0, 1.0]]).fit(x, None)
+    >>> base.coefficients_[0, 0] = 0.5  # half a standard deviation of the start, which is 2
+    >>> base.mean_
+    tensor([2., 0.], dtype=torch.float64)
+    """
+
+    def __init__(self, mean=None, covariance=None, learning_rate=0.01, n_velocity_steps=2):
+        self.mean = mean
+        self.covariance = covariance
+        self.learning_rate = learning_rate
+        self.n_velocity_steps = n_velocity_steps
+
+    def fit(self, x, generator):
+        """Fix the Gaussian to start from, by the parameters or by ``x`` ``(n, d)``.
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit the data, a covariance that is not positive definite, a parameter of the
+            training that cannot be used.
+        """
+        check_learning(self)
+        self.start_ = Gaussian(self.mean, self.covariance).fit(x, generator)
+        self.coefficients_ = x.new_zeros(x.shape[1] + 1, x.shape[1])
+        return super().fit(x, generator)
+
+    def check(self):
+        """Raise ValueError if the coefficients have diverged."""
+        check_size(self, "base")
+
+    @property
+    def mean_(self):
+        """The mean m, ``(d,)``."""
+        start = self.start_
+        return start.mean_ + start.cholesky_ @ self.coefficients_[0].to(start.mean_)
+
+    @property
+    def cholesky_(self):
+        """The factor L, ``(d, d)``."""
+        below = self.coefficients_[1:].to(self.start_.mean_)
+        return self.start_.cholesky_ @ (below.tril(-1) + below.diagonal().exp().diag())
+
+    def log_prob(self, x):
+        """Log-density, ``(n,)``."""
+        return _normal_log_prob(x, self.mean_.to(x), self.cholesky_.to(x))
 
     def moments(self, d):
         """Mean and covariance; a base that has them is Gaussian."""
@@ -366,7 +469,13 @@ class TorchDistribution(Base):
         return self._draw(n, draw_seed(generator)).to(generator.device, torch.float64)
 
 
-BASES = {"normal": StandardNormal, "gaussian": Gaussian, "student_t": StudentT, "uniform": Uniform}
+BASES = {
+    "normal": StandardNormal,
+    "gaussian": Gaussian,
+    "learnt_gaussian": LearntGaussian,
+    "student_t": StudentT,
+    "uniform": Uniform,
+}
 
 
 def as_base(value):

@@ -103,7 +103,7 @@ class OptimalTransport(Coupling):
         """``x0`` in the order that fits ``x1``."""
         centre = x1.mean(0)
         # |x1 - x0|^2 less what every assignment has in common; centred for the digits
-        cost = -((x1 - centre).double() @ (x0 - centre).double().T).cpu().numpy()
+        cost = -((x1 - centre).double() @ (x0 - centre).double().T).detach().cpu().numpy()
         large = len(x0) > self.scipy_limit
         columns = self._by_pot(cost) if large else linear_sum_assignment(cost)[1]
         return x0[torch.as_tensor(columns, device=x0.device)], x1
@@ -177,13 +177,13 @@ class ByCluster(Coupling):
                 f"ByCluster: clusterer={clusterer!r} has no predict, so it cannot label the rows of a batch; "
                 "take KMeans, GaussianMixture or a classifier in a FrozenEstimator."
             )
-        rows = torch.cat([x0, x1]).double().cpu().numpy()
+        rows = torch.cat([x0, x1]).detach().double().cpu().numpy()
         self.clusterer_ = seeded(clusterer, generator).fit(rows, None)  # FrozenEstimator insists on y
         return self
 
     def pair(self, x0, x1, generator):
         """``x0`` in an order that gives as many rows of ``x1`` as possible a partner of their cluster."""
-        n, rows = len(x0), torch.cat([x0, x1]).double().cpu().numpy()
+        n, rows = len(x0), torch.cat([x0, x1]).detach().double().cpu().numpy()
         labels = torch.as_tensor(LabelEncoder().fit_transform(self.clusterer_.predict(rows)))
         # a number for "the i-th of cluster k": rows with the same number are partners
         first, second = (n * part + _places(part) for part in (labels[:n], labels[n:]))

@@ -89,8 +89,24 @@ def test_the_gaussian_of_the_paths_is_the_density_of_its_rows():
     assert -_paths.Gaussian().score_samples(rows).mean() == pytest.approx(entropy, abs=0.01)
 
 
+def test_evaluations_at_one_level_of_log_density():
+    """An error of 1 / n^4 nats falls below the room of 0.0016 at n = 5: 20 evaluations."""
+    numerical = [n**-4.0 for n in _paths.STEPS]
+    assert _paths.evaluations(0.1, numerical, 0.1 + 0.2**4) == pytest.approx(20.0, rel=1e-9)
+    assert _paths.evaluations(0.1, numerical, 0.1 + 4.5**-4) == pytest.approx(18.0, rel=1e-9)
+    assert _paths.evaluations(0.1, numerical, 2.0) == 4.0
+    assert np.isnan(_paths.evaluations(0.2, numerical, 0.1))
+
+
 def test_paths_at_their_smallest(folder):
     assert main(["paths", "--quick", "--tables", "gaussian", "--models", "linear,fourier_2,transport"]) == 0
     page = Path("benchmarks-paths-quick.rst").read_text(encoding="utf-8")
-    for name in ("Straight lines", "Learnt, 2 sines", "optimal pairs", "Exact energies", "``--quick``"):
+    for name in (
+        "Straight lines",
+        "Learnt, 2 sines",
+        "optimal pairs",
+        "Exact energies",
+        "Evaluations",
+        "``--quick``",
+    ):
         assert name in page

@@ -97,6 +97,7 @@ CONFIGURATIONS = {
     "no validation": {"early_stopping": False, "preprocessor": "standardize"},
     "no polish": {"polish": 0, "interpolant": "linear"},
     "learnt path": {"interpolant": "fourier", "coupling": "optimal_transport", "batch_size": 64},
+    "learnt base": {"interpolant": "fourier", "base": "learnt_gaussian", "batch_size": 64},
     "base that draws numbers": {"base": GaussianMixture(3, init_params="random")},
     "learning rate falls": {"learning_rate_init": 0.3, "n_iter_no_change": 1, "polish": 60},
 }

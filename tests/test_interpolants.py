@@ -1,11 +1,23 @@
 """Laws of the interpolants, for every entry of the table and for a user's own class."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
-from oracles import PATHS
+from conftest import quick
+from oracles import PATHS, TILTED
 
 from siflow_sk import InterpolantFlow, InterpolantTransport
-from siflow_sk.interpolants import INTERPOLANTS, Fourier, Interpolant, Linear, WithNoise, check_ends
+from siflow_sk.interpolants import (
+    INTERPOLANTS,
+    Fourier,
+    Interpolant,
+    Linear,
+    WithNoise,
+    check_ends,
+    is_linear,
+)
 
 
 class Cubic(Interpolant):
@@ -130,8 +142,44 @@ def test_a_gamma_that_is_not_zero_at_the_ends_is_refused(kind, found, moons):
         InterpolantFlow(interpolant=Noisy(kind)).fit(moons)
 
 
+class Detour(Linear):
+    """One-sided, x_t = (1 - t) x0 + J(t, x1), with a J that is not linear: data come by a detour."""
+
+    def point(self, t, x0, x1):
+        return super().point(t, x0, x1) + torch.sin(math.pi * t) * self.aside(x1)
+
+    def velocity(self, t, x0, x1):
+        return super().velocity(t, x0, x1) + math.pi * torch.cos(math.pi * t) * self.aside(x1)
+
+    def aside(self, x1):
+        return torch.stack([0.5 + 0.0 * x1[:, 0], 0.5 * torch.tanh(x1[:, 0])], 1)
+
+
+def test_a_path_that_is_not_linear(generator):
+    """Its densities are learnt as any other's; the formula of the score does not hold and is refused."""
+    X = TILTED.sample(2000, seed=0)
+    flow = quick(interpolant=Detour(), preprocessor="none", polish=0, max_iter=300).fit(X)
+    path, t = Detour(), torch.full((20_000, 1), 0.5)
+    x0, x1 = torch.randn(20_000, 2, generator=generator), torch.tensor(TILTED.sample(20_000, seed=1)).float()
+    halfway = path.point(t, x0, x1).numpy()
+    draws = flow.sample(4000, random_state=0, t=0.5)
+    np.testing.assert_allclose(draws.mean(0), halfway.mean(0), atol=0.12)
+    np.testing.assert_allclose(np.cov(draws.T), np.cov(halfway.T), atol=0.12)
+    fresh = TILTED.sample(1000, seed=2)
+    assert flow.score(fresh) == pytest.approx(TILTED.logpdf(fresh).mean(), abs=0.1)
+    assert np.isfinite(flow.score_function(0.5, X[:3])).all()
+    for call in (
+        lambda: flow.score_function(0.5, X, method="velocity"),
+        lambda: flow.sample(3, method="sde"),
+        lambda: flow.latent_fields(0.5, X),
+    ):
+        with pytest.raises(ValueError, match=r"interpolant=Detour\(\) has points that are not alpha x0"):
+            call()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_paths_that_keep_their_ends_pass(case):
     check_ends(CASES[case]())
+    assert is_linear(CASES[case]())
     if case != "learnt" and case != "fourier":
         check_ends(WithNoise(CASES[case](), gamma="sin2"))

@@ -1,4 +1,4 @@
-"""The learnable path: the energies of the max-min problem between Gaussians, by quadrature and by SciPy."""
+"""The learnable path and base: energies of the max-min problem between Gaussians, by quadrature and SciPy."""
 
 import functools
 import pickle
@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 
 from siflow_sk import InterpolantFlow, InterpolantTransport
 from siflow_sk._objective import path_gain
+from siflow_sk.bases import LearntGaussian
 from siflow_sk.interpolants import Fourier, WithNoise
 from siflow_sk.velocities import MLP
 
@@ -130,6 +131,107 @@ def test_the_density_does_not_suffer():
     error = flow.score_samples(x) - law.logpdf(x)
     assert abs(error.mean()) < 0.05
     assert error.std() < 0.2
+
+
+# -- a learnt base --------------------------------------------------------------------------------------
+
+
+def energy_from(mean, covariance):
+    """Kinetic energy of straight lines from N(mean, covariance), independent pairs.
+
+    v = m' + A C_t^-1 (x - m_t) with A = t C1 - (1 - t) C0 and C_t = t^2 C1 + (1 - t)^2 C0.
+    """
+    c0, c1, t = covariance[None], np.diag(STD**2)[None], TIMES[:, None, None]
+    a, c = t * c1 - (1 - t) * c0, t**2 * c1 + (1 - t) ** 2 * c0
+    return float(((MEAN - mean) ** 2).sum() + WEIGHTS @ np.trace(a @ np.linalg.solve(c, a), axis1=1, axis2=2))
+
+
+def test_the_learnt_base_is_the_nearest_by_straight_lines():
+    """To the mean of the data, and pi / 4 of their spread: within 5 % of the least energy."""
+
+    def unpacked(p):
+        factor = np.array([[np.exp(p[2]), 0.0], [p[3], np.exp(p[4])]])
+        return p[:2], factor @ factor.T
+
+    best = minimize(lambda p: energy_from(*unpacked(p)), np.zeros(5), method="BFGS")
+    assert energy_from(np.zeros(2), np.eye(2)) == pytest.approx(5.358, abs=1e-3)
+    np.testing.assert_allclose(unpacked(best.x)[1], np.diag((np.pi / 4 * STD) ** 2), atol=1e-4)
+    start = np.array([1.0, 0.3]), np.array([[0.8, 0.3], [0.3, 1.0]])
+    flow = InterpolantFlow(
+        interpolant="linear",
+        base=LearntGaussian(*start, learning_rate=0.03, n_velocity_steps=3),
+        velocity=MLP(width=32),
+        preprocessor="none",
+        max_iter=450,
+        batch_size=256,
+        polish=0,
+        weight_decay=0.0,
+        random_state=0,
+    ).fit(gaussian(MEAN, np.diag(STD**2)).sample(4000, seed=0))
+    found = energy_from(*(m.numpy() for m in flow.base_.moments(2)))
+    assert found < 1.05 * best.fun < 0.5 * energy_from(*start)
+    energy, error = flow.path_length(4000, random_state=0)
+    assert energy == pytest.approx(found, rel=0.05)
+    assert error < 0.03 * energy
+    x = gaussian(MEAN, np.diag(STD**2)).sample(500, seed=1)
+    wrong = flow.score_samples(x) - gaussian(MEAN, np.diag(STD**2)).logpdf(x)
+    assert abs(wrong.mean()) < 0.05
+    # the base stays Gaussian, so the score follows from the velocity
+    assert np.isfinite(flow.score_function(0.5, x, method="velocity")).all()
+
+
+def test_where_a_learnt_base_is(generator):
+    """Mean, factor and draws against NumPy; one unit of a coefficient is one deviation of the start."""
+    m0, c0 = np.array([1.0, -2.0]), np.array([[4.0, 1.0], [1.0, 2.0]])
+    base = LearntGaussian(m0, c0).fit(torch.zeros(3, 2, dtype=torch.float64), None)
+    base.coefficients_ = torch.tensor([[0.5, -1.0], [0.2, 9.0], [0.3, -0.4]], dtype=torch.float64)
+    factor = np.linalg.cholesky(c0)
+    mean = m0 + factor @ [0.5, -1.0]
+    expected = factor @ np.array([[np.exp(0.2), 0.0], [0.3, np.exp(-0.4)]])
+    law, x = gaussian(mean, expected @ expected.T), np.random.default_rng(0).normal(size=(20, 2))
+    np.testing.assert_allclose(base.log_prob(torch.tensor(x)).numpy(), law.logpdf(x), rtol=1e-12)
+    draws = base.sample(40_000, generator).numpy()
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.08)
+    np.testing.assert_allclose(np.cov(draws.T), expected @ expected.T, rtol=0.1)
+
+
+def test_a_learnt_base_is_a_part_like_any_other(moons):
+    settings = {"max_iter": 12, "polish": 0, "batch_size": 32, "interpolant": "fourier"}
+    base = LearntGaussian(learning_rate=0.05, n_velocity_steps=1)
+    flow = quick(base=base, coupling="optimal_transport", **settings).fit(moons)
+    learnt = flow.base_.coefficients_
+    assert learnt.shape == (3, 2)
+    assert (learnt != 0).any()
+    assert (flow.interpolant_.coefficients_ != 0).any()  # both at once
+    assert not learnt.requires_grad
+    assert torch.equal(clone(flow).fit(moons).base_.coefficients_, learnt)
+    assert torch.equal(pickle.loads(pickle.dumps(flow)).base_.coefficients_, learnt)
+    before, fitted = learnt.clone(), flow.base_
+    flow.set_params(warm_start=True, max_iter=1).fit(moons)
+    assert torch.equal(fitted.coefficients_, before)  # a fit is all or nothing: it moves a copy
+    assert (flow.base_.coefficients_ - before).abs().max() < 0.05 < before.abs().max()
+    assert not hasattr(base, "coefficients_")  # what the user passed is not changed
+    polished = quick(base="learnt_gaussian", max_iter=12, polish=5, batch_size=32).fit(moons)
+    assert np.isfinite(polished.score_samples(moons)).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_velocity_steps": 0.5}, "LearntGaussian: n_velocity_steps must be a whole number >= 1, got 0.5"),
+        ({"learning_rate": -1.0}, "LearntGaussian: learning_rate must be finite and > 0"),
+        ({"mean": [0.0]}, r"mean of shape \(2,\)"),
+        ({"learning_rate": 300.0}, "base=LearntGaussian.* the coefficients diverged"),
+    ],
+)
+def test_a_learnt_base_that_cannot_be_used(parameters, message, moons):
+    with pytest.raises(ValueError, match=message):
+        quick(base=LearntGaussian(**parameters)).fit(moons)
+
+
+def test_a_learnt_base_takes_no_noise(moons):
+    with pytest.raises(ValueError, match=r"base=LearntGaussian\(\) is learnt, .* interpolant='linear'"):
+        quick(base="learnt_gaussian", interpolant=WithNoise("linear")).fit(moons)
 
 
 # -- as a part ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -181,7 +182,28 @@ def test_a_density_of_the_source_makes_one_of_the_target(fitted, tables):
     )
 
 
+def test_the_score_takes_every_row_at_its_time():
+    """Mean log-density of a chain whose laws are known; in a search it prefers the fit that is exact."""
+    X, t = snapshots(*LAWS, times=[-1.0, 0.0, 3.0])
+    transport = exact(*LAWS, source_density=Law(NORMAL)).fit(X, t)
+    values = np.concatenate([law.logpdf(X[t == s]) for law, s in zip(LAWS, (-1.0, 0.0, 3.0), strict=True)])
+    assert transport.score(X, t) == pytest.approx(values.mean(), abs=1e-6)
+    assert transport.score(pd.DataFrame(X), pd.Series(t)) == pytest.approx(values.mean(), abs=1e-6)
+    assert transport.score(X[t == 3.0]) == pytest.approx(values[-80:].mean(), abs=1e-6)
+    weight = np.concatenate([np.full((t == s).sum(), k) for k, s in enumerate((-1.0, 0.0, 3.0))])
+    by_time = np.concatenate([X[t == s] for s in (-1.0, 0.0, 3.0)])
+    found = transport.score(by_time, np.sort(t), sample_weight=weight)
+    assert found == pytest.approx(np.average(values, weights=weight), abs=1e-6)
+    search = GridSearchCV(quick(source_density=KernelDensity()), {"max_iter": [1, 60]}, cv=2).fit(X, t)
+    assert search.best_params_ == {"max_iter": 60}
+    with pytest.raises(ValueError, match=r"y must lie in \[-1, 3\], the fitted times"):
+        transport.score(X, t + 1.0)
+    with pytest.raises(ValueError, match="y must lie in"):
+        transport.score(X, X)
+
+
 def test_without_a_density_there_is_no_likelihood(fitted):
+    assert not hasattr(fitted, "score")
     assert not hasattr(fitted, "score_samples")
     with pytest.raises(AttributeError) as info:
         fitted.score_samples([[0.0, 0.0]])
@@ -246,11 +268,12 @@ def test_every_pair_of_times_has_a_network_and_randomness_of_its_own():
 
 
 def test_given_pairs_decide_the_map():
-    """Rows and themselves turned by a right angle: the lines between do not cross, so the map is the turn."""
-    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    """Rows and themselves turned by 37 degrees: the lines between do not cross, so the map is the turn."""
+    turn = np.array([[0.8, 0.6], [-0.6, 0.8]])
     X, x = NORMAL.sample(2000, seed=0), NORMAL.sample(500, seed=2)
     paired = quick(coupling="paired", max_iter=250, batch_size=128, velocity=MLP(width=32))
     assert np.sqrt(((paired.fit(X, X @ turn).transform(x) - x @ turn) ** 2).mean()) < 0.12
+    assert np.mean(paired.loss_curves_[0][-20:]) < 0.02  # no floor: the pairs leave nothing open
     nearest = clone(paired).set_params(coupling="optimal_transport").fit(X, X @ turn)
     assert np.sqrt(((nearest.transform(x) - x) ** 2).mean()) < 0.2  # the two laws are the same
 
@@ -280,15 +303,15 @@ def test_groups_keep_together():
     rng, group = np.random.default_rng(0), np.repeat([-1.0, 1.0], 500)
 
     def table(x):
-        return np.column_stack([x, group * 2.0]) + 0.3 * rng.standard_normal((1000, 2))
+        return np.column_stack([x, group]) + 0.15 * rng.standard_normal((1000, 2))
 
-    source, target = table(3.0 * group), table(-3.0 * group)
+    source, target = table(1.5 * group), table(-1.5 * group)
     signs = FrozenEstimator(LogisticRegression().fit(source * [0.0, 1.0], group))
-    settings = {"max_iter": 200, "batch_size": 128, "velocity": MLP(width=32), "preprocessor": "none"}
+    settings = {"max_iter": 350, "batch_size": 128, "velocity": MLP(width=32), "preprocessor": "none"}
     kept = quick(coupling=ByCluster(signs), **settings).fit(source, target).transform(source)
-    np.testing.assert_array_equal(np.sign(kept), np.column_stack([-group, group]))
+    assert (np.sign(kept) == np.column_stack([-group, group])).mean() > 0.99
     near = quick(**settings).fit(source, target).transform(source)
-    assert (np.sign(near) == np.column_stack([group, -group])).mean() > 0.95
+    assert (np.sign(near) == np.column_stack([group, -group])).mean() > 0.8
 
 
 # -- what scikit-learn expects --------------------------------------------------------------------------

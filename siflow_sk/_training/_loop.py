@@ -34,7 +34,7 @@ class Settings:
     anneal: bool = True  # warm up and lower the learning rate of the quadratic stage
     polish_batch_size: int = 128
     polish_penalty: float = 100.0  # of the step error, where that is small
-    path_share: float = 2.0 / 3.0  # of the quadratic stage in which a learnable path moves
+    path_share: float = 2.0 / 3.0  # of the quadratic stage in which a learnable path or base moves
     checks: int = 20  # validations per stage, at least, where it is long
     n_reductions: int = 2  # falls of the learning rate before polish ends; those of a divergence not counted
     reduction: float = 0.3
@@ -130,7 +130,7 @@ class Trainer:
         self.iteration, self.rate = 0, 0.0
         self.interrupted = False
         self.start = time.perf_counter()
-        self.standing, self.optimisers, self.path = Standing(), [], self._path_optimiser()
+        self.standing, self.optimisers, self.moving = Standing(), [], self._moving()
         self.between_steps = lambda: None  # called where training could be taken up again
         self._random = None  # the generator's state at the end of a stage, or where to take it up again
 
@@ -196,14 +196,11 @@ class Trainer:
             x0, x1, context = self._pairs(s.batch_size)
             t = stratified_times(len(x1), self.generator, x1)
             self.history.loss.append(self._step(update, rate, t, x0, x1, *self._noise(x1), *context))
-            if self.path is not None and step == at_rest:
+            if self.moving and step == at_rest:
                 self.best_score, self.best = -math.inf, None  # of a path that has moved since
-            if (
-                self.path is not None
-                and step < at_rest
-                and (step + 1) % self.interpolant.n_velocity_steps == 0
-            ):
-                self._move_path(given(self.network, *context), t, x0, x1, 1.0 - step / at_rest)
+            for part, optimiser in self.moving:
+                if step < at_rest and (step + 1) % part.n_velocity_steps == 0:
+                    self._move(part, optimiser, 1.0 - step / at_rest)
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
                 self._check("quadratic", progress)
@@ -241,26 +238,32 @@ class Trainer:
             )
         return *pairs, context
 
-    def _path_optimiser(self):
-        """Adam for the coefficients of a learnable path, else None."""
-        if not hasattr(self.interpolant, "start"):
-            return None
-        if not hasattr(self.interpolant, "coefficients_"):
-            self.interpolant.start()
-        self.interpolant.coefficients_ = self.interpolant.coefficients_.to(self.data.x)
-        return torch.optim.Adam([self.interpolant.coefficients_], maximize=True)
+    def _moving(self):
+        """The parts that are learnt beside the velocity, each with an Adam for its coefficients."""
+        parts = [part for part in (self.interpolant, self.base) if hasattr(part, "n_velocity_steps")]
+        if self.base in parts and hasattr(self.interpolant, "variance"):
+            raise ValueError(
+                f"base={self.base!r} is learnt, which is done without noise only; pass interpolant="
+                f"{self.interpolant.interpolant!r} or base='gaussian'."
+            )
+        for part in parts:
+            if not hasattr(part, "coefficients_"):
+                part.start()
+            part.coefficients_ = part.coefficients_.to(self.data.x.device)
+        return [(part, torch.optim.Adam([part.coefficients_], maximize=True)) for part in parts]
 
-    def _move_path(self, velocity, t, x0, x1, share):
-        """One step towards less kinetic energy, with the velocity held."""
-        path, optimiser = self.interpolant, self.path
-        path.coefficients_.requires_grad_(True)
-        gain = path_gain(velocity, path, t, x0, x1)
-        (path.coefficients_.grad,) = torch.autograd.grad(gain, path.coefficients_)
-        optimiser.param_groups[0]["lr"] = path.learning_rate * share
+    def _move(self, part, optimiser, share):
+        """One step of a part towards less kinetic energy, on pairs of its own, with the velocity held."""
+        part.coefficients_.requires_grad_(True)
+        x0, x1, context = self._pairs(self.settings.batch_size)
+        t = stratified_times(len(x1), self.generator, x1)
+        gain = path_gain(given(self.network, *context), self.interpolant, t, x0, x1)
+        (part.coefficients_.grad,) = torch.autograd.grad(gain, part.coefficients_)
+        optimiser.param_groups[0]["lr"] = part.learning_rate * share
         optimiser.step()
-        path.coefficients_.grad = None
-        path.coefficients_.requires_grad_(False)
-        path.check()
+        part.coefficients_.grad = None
+        part.coefficients_.requires_grad_(False)
+        part.check()
 
     def _noise(self, like):
         """The latent noise of an interpolant that has a gamma: one tensor or none."""
@@ -460,7 +463,7 @@ class Trainer:
             "average": dict(self.average.state_dict()),
             "best": None if self.best is None else dict(self.best),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "path": self.path and [self.interpolant.coefficients_.clone(), self.path.state_dict()],
+            "moving": [[part.coefficients_.clone(), adam.state_dict()] for part, adam in self.moving],
             "history": {**history, "checks": self.history.checks},
             "seconds": time.perf_counter() - self.start,
             **{name: getattr(self, name) for name in _NUMBERS},
@@ -479,9 +482,9 @@ class Trainer:
         self.optimisers = self._optimisers() if state["optimisers"] else []
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)
-        if self.path is not None:
-            self.interpolant.coefficients_.copy_(state["path"][0])
-            self.path.load_state_dict(state["path"][1])
+        for (part, adam), (coefficients, stored) in zip(self.moving, state["moving"], strict=True):
+            part.coefficients_.copy_(coefficients)
+            adam.load_state_dict(stored)
         self.history = History(**state["history"])
         self.start = time.perf_counter() - state["seconds"]
         for name in _NUMBERS:

@@ -160,7 +160,8 @@ def fit_parts(
                 initial = torch.Generator().manual_seed(seed)
                 network = parts["velocity"].build(x.shape[1], initial, **conditional).float().to(device)
             else:
-                base, network = fitted[1], copy.deepcopy(fitted[2]).float().requires_grad_(True)
+                base = copy.deepcopy(fitted[1]) if hasattr(fitted[1], "n_velocity_steps") else fitted[1]
+                network = copy.deepcopy(fitted[2]).float().requires_grad_(True)
             path = copy.deepcopy(parts["interpolant"])  # a learnable one starts afresh for every candidate
             trainer = Trainer(network, base, path, data, settings, generator, verbose, parts["coupling"])
             trainers.append(trainer)

@@ -34,8 +34,9 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
     ----------
     interpolant : {"trigonometric", "linear", "fourier"} or Interpolant, default="trigonometric"
         The path between base and data; ``"fourier"`` is learnt, towards the shortest.
-    base : {"normal", "gaussian", "student_t", "uniform"} or part, default="normal"
-        Density at t = 0, in the space after the preprocessor.  A part is a
+    base : {"normal", "gaussian", "learnt_gaussian", "student_t", "uniform"} or part, default="normal"
+        Density at t = 0, in the space after the preprocessor; mean and covariance of ``"learnt_gaussian"``
+        are learnt, towards the shortest path.  A part is a
         :class:`~siflow_sk.bases.Base`, a scikit-learn density estimator with ``score_samples`` and
         ``sample`` (a clone is fitted), or a ``torch.distributions.Distribution``.
     coupling : {"independent", "optimal_transport", "by_cluster"} or Coupling, default="independent"

@@ -14,6 +14,7 @@ from .._forward_mode import jvp
 from .._score import Fields, diffusion_of, fields, gaussian_moments, score_from_velocity
 from ..couplings import Independent
 from ..exceptions import SolverWarning
+from ..interpolants import is_linear
 from ..velocities import velocity_and_divergence
 from ._rows import KnownDensity, RowsMixin, nan_where
 
@@ -399,6 +400,11 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise ValueError(
                 f"coupling={coupling!r} makes base and data dependent, so the score does not follow "
                 'from the velocity; fit with coupling="independent", or use score_function(method="exact").'
+            )
+        if not is_linear(self.interpolant_):
+            raise ValueError(
+                f"interpolant={self.interpolant!r} has points that are not alpha x0 + beta x1, so the score "
+                'does not follow from the velocity; use score_function(method="exact"), or another path.'
             )
         if moments is None:
             raise ValueError(

@@ -3,8 +3,9 @@
 import math
 
 import numpy as np
+from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .. import _likelihood, _tensors
 from .._compat import in_container
@@ -144,6 +145,41 @@ class FittedMixin(RowsMixin):
             values[rows] = _tensors.to_array(value)
         self._report_unsolved(np.isnan(values))
         return values
+
+    @available_if(_has_density)
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-density of the rows, each at its time; larger is better, for searches.
+
+        There only with ``source_density``.  The loss of the training has a floor that depends on the path and
+        the coupling, so it cannot compare them; this can.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,), default=None
+            The time of every row, as in ``fit``; ``None``: all rows are of the target, at the last time.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            Nats, units of X.
+
+        Raises
+        ------
+        ValueError
+            A time outside of the fitted ones; a table in the place of the times.
+        """
+        if y is None:
+            values = self.score_samples(X)
+        else:
+            times = self._check_times(y, "y")
+            check_consistent_length(X, times)
+            values = np.empty(len(times))
+            for t in np.unique(times):
+                rows = np.flatnonzero(times == t)
+                values[rows] = self.score_samples(_safe_indexing(X, rows), t)
+        return float(np.average(values, weights=sample_weight))
 
     # -- helpers ----------------------------------------------------------------------------------------
 
