@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
@@ -128,7 +127,11 @@ class FittedMixin(RowsMixin):
             A time outside of the fitted ones.
         """
         X = self._check(X)
-        t = self.times_[-1] if t is None else self._check_times([t], "t")[0]
+        values = self._log_density(X, self.times_[-1] if t is None else self._check_times([t], "t")[0])
+        self._report_unsolved(np.isnan(values))
+        return values
+
+    def _log_density(self, X, t):
         known, segments = KnownDensity(self, self.source_density_), [s for s in self.segments_ if s.start < t]
         for segment in segments[:-1]:
             known = EndOf(known, segment)
@@ -143,7 +146,6 @@ class FittedMixin(RowsMixin):
             value = value.double().cpu() + log_det
             value[outside | far] = -math.inf
             values[rows] = _tensors.to_array(value)
-        self._report_unsolved(np.isnan(values))
         return values
 
     @available_if(_has_density)
@@ -170,15 +172,13 @@ class FittedMixin(RowsMixin):
         ValueError
             A time outside of the fitted ones; a table in the place of the times.
         """
-        if y is None:
-            values = self.score_samples(X)
-        else:
-            times = self._check_times(y, "y")
-            check_consistent_length(X, times)
-            values = np.empty(len(times))
-            for t in np.unique(times):
-                rows = np.flatnonzero(times == t)
-                values[rows] = self.score_samples(_safe_indexing(X, rows), t)
+        X = self._check(X)
+        times = np.full(len(X), self.times_[-1]) if y is None else self._check_times(y, "y")
+        check_consistent_length(X, times)
+        values = np.empty(len(X))
+        for t in np.unique(times):
+            values[times == t] = self._log_density(X[times == t], t)
+        self._report_unsolved(np.isnan(values))
         return float(np.average(values, weights=sample_weight))
 
     # -- helpers ----------------------------------------------------------------------------------------
