@@ -14,8 +14,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.model_selection import GridSearchCV
 
-from siflow_sk import InterpolantFlow, _likelihood
+from siflow_sk import InterpolantFlow, _likelihood, load
 from siflow_sk.couplings import COUPLINGS, ByCluster, Coupling, Independent, OptimalTransport, Paired
+from siflow_sk.diagnostics import loss_parts
 from siflow_sk.exceptions import SolverWarning
 from siflow_sk.solvers import DormandPrince, Grid
 from siflow_sk.velocities import MLP, Velocity
@@ -291,11 +292,21 @@ def test_clusters_are_learnt_from_both_ends(generator):
     assert coupling.clusterer.random_state is None
 
 
-def test_a_flow_with_clusters(moons):
-    flow = quick(coupling="by_cluster", batch_size=32).fit(moons)
-    assert np.isfinite(flow.score_samples(moons)).all()
-    assert not hasattr(flow.coupling_, "clusterer_")  # the recipe; every candidate and segment had its own
-    np.testing.assert_array_equal(clone(flow).fit(moons).score_samples(moons), flow.score_samples(moons))
+def test_a_flow_with_clusters(moons, tmp_path):
+    flow = quick(coupling="by_cluster", batch_size=32, preprocessor="whiten").fit(moons)
+    scores = flow.score_samples(moons)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(clone(flow).fit(moons).score_samples(moons), scores)
+    assert math.isfinite(loss_parts(flow, moons, n_draws=1, random_state=0).value)  # it pairs as in training
+    flow.save(tmp_path / "flow.sif")
+    again = load(tmp_path / "flow.sif")
+    np.testing.assert_array_equal(again.score_samples(moons), scores)
+    centres = flow.coupling_.clusterer_.cluster_centers_
+    np.testing.assert_array_equal(again.coupling_.clusterer_.cluster_centers_, centres)
+    flow.coupling_.clusterer_.cluster_centers_ = centres[:, :1].copy()  # what a forged file would hold
+    flow.save(tmp_path / "flow.sif")
+    with pytest.raises(ValueError, match="centres with the columns of the rows wanted"):
+        load(tmp_path / "flow.sif")
     with pytest.raises(ValueError, match=r"coupling=ByCluster\(\) .* coupling=\"independent\""):
         flow.score_function(0.5, moons, method="velocity")
     with pytest.raises(ValueError, match=r"ByCluster: clusterer=DBSCAN\(\) has no predict"):

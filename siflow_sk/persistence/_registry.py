@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass
 
 import torch
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
@@ -154,6 +155,16 @@ def _kernel_density(state):
     return estimator
 
 
+def _k_means(state):
+    """Compiled code reads as many columns of the centres as a row has, and does not look."""
+    centres = state.get("cluster_centers_")
+    if centres is not None and centres.shape[1:] != (state.get("n_features_in_"),):
+        raise ValueError("centres with the columns of the rows wanted")
+    estimator = KMeans.__new__(KMeans)
+    vars(estimator).update(state)
+    return estimator
+
+
 def _fill():
     for room in ROOMS:
         seen = [room, *(value for value in vars(room).values() if inspect.ismodule(value))]
@@ -164,6 +175,7 @@ def _fill():
     for cls in FOREIGN:
         add(Entry(cls, f"sklearn.{cls.__name__}"))
     add(Entry(KernelDensity, "sklearn.KernelDensity", _kernel_density_state, _kernel_density))
+    add(Entry(KMeans, "sklearn.KMeans", from_state=_k_means))
     for space, base in ((torch.nn, torch.nn.Module), (torch.distributions, torch.distributions.Distribution)):
         for name, cls in vars(space).items():
             if isinstance(cls, type) and issubclass(cls, base):
