@@ -92,6 +92,8 @@ def forged(content, tensors, rng):
     content, tensors = copy.deepcopy(content), dict(tensors)
     for _ in range(rng.choice([1, 1, 2, 5])):
         found = places(content, [])
+        if not found:  # nothing is left to change
+            break
         node, key = found[rng.randrange(len(found))]
         how = rng.randrange(5)
         if how == 0:

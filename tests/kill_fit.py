@@ -41,6 +41,7 @@ PHASES = {
     "before the name": (_container.os, "replace", "before"),
     "after the name": (_container.os, "replace", "after"),
 }
+WRITING = ("packing", "half written", "before the name", "after the name")
 
 
 def table():
@@ -147,7 +148,8 @@ def main(trials):
             kills = [[phase, rng.randint(1, calls[phase])]]
             if rng.random() < 0.3:  # and once more after that
                 kills.append(["clock", rng.uniform(0.01, 0.2)])
-            trials.append([kills, rng.choice([0.0, 0.0, 0.05])])
+            # calls were counted with a checkpoint after every step; with fewer some are never reached
+            trials.append([kills, 0.0 if phase in WRITING else rng.choice([0.0, 0.0, 0.05])])
     print(json.dumps([trial(*t, wanted) for t in trials]))
 
 

@@ -120,6 +120,11 @@ def test_private_names_of_scikit_learn_are_imported_in_one_place():
     assert {room for room, names in modules().items() if any(map(private, names))} == {"_compat"}
 
 
+def test_forward_mode_is_entered_in_one_place():
+    """torch counts its levels for the whole process; that place lets in one thread at a time."""
+    assert [room for room, names in modules().items() if "torch.func.jvp" in names] == []
+
+
 @pytest.mark.parametrize(
     ("room", "line", "offence"),
     [

@@ -118,6 +118,38 @@ def in_a_worker(seed, X):
     return answers(fitted(seed, X), X), torch.get_num_threads()
 
 
+DASK = """
+import joblib, torch
+torch.set_num_threads(1)
+from dask.distributed import Client, LocalCluster
+from sklearn.datasets import make_moons
+from test_concurrency import answers, fitted, in_a_worker, same
+X, _ = make_moons(300, noise=0.1, random_state=0)
+with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with joblib.parallel_config("dask"):
+        found = joblib.Parallel()(joblib.delayed(in_a_worker)(seed, X) for seed in (0, 1))
+for seed, (result, threads) in enumerate(found):
+    same(result, answers(fitted(seed, X), X))
+    assert threads == 1
+print("the same")
+"""
+
+
+def test_fault_68_workers_of_dask_fit_clones():
+    """A cluster of one process; what comes back from it is to the bit what this one finds."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(DASK)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path]), "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["the", "same"]
+
+
 FORK = """
 import os, signal, sys
 import numpy as np, torch

@@ -222,6 +222,55 @@ def far_grid():
     return u, torch.sinh(u)[:, None].expand(-1, 3)
 
 
+def test_the_tail_is_that_of_student_with_three_degrees():
+    u = np.r_[0.01, np.linspace(0.1, 50.0, 40)]
+    np.testing.assert_allclose(
+        _marginal._log_student(torch.tensor(u)).numpy(), stats.t(3).logpdf(u), rtol=1e-12
+    )
+    np.testing.assert_allclose([_marginal._student_tail(v) for v in u], stats.t(3).sf(u), rtol=1e-9)
+
+
+@pytest.mark.parametrize("bandwidth", [0.02, 0.3])
+def test_the_binned_kernel_is_the_sum_of_kernels(bandwidth):
+    """Rows on the knots, of unequal weights: on the grid, at the rows, and without the row itself."""
+    rng, low, step, n = np.random.default_rng(0), -1.0, 0.01, 255
+    grid, rows = low + step * np.arange(n + 1), rng.integers(20, 230, 40)
+    weight = rng.dirichlet(np.ones(40))
+    kernel = _marginal._BinnedKernel(*map(torch.tensor, (grid[rows], weight)), low, step, n)
+    density, at_rows, left_out = (a.numpy() for a in kernel.estimate(bandwidth))
+    sums = stats.norm.pdf(grid[:, None], grid[rows], bandwidth)
+    np.testing.assert_allclose(density, sums @ weight, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(at_rows, (sums @ weight)[rows], rtol=1e-9, atol=1e-9)
+    others = np.where(np.eye(40, dtype=bool), 0.0, weight) / (1.0 - weight[:, None])
+    np.testing.assert_allclose(left_out, (sums[rows] * others).sum(1), rtol=1e-7, atol=1e-7)
+
+
+def test_between_knots_the_binned_kernel_is_close():
+    rng, step = np.random.default_rng(1), 0.01
+    y = rng.uniform(-0.5, 0.5, 30)
+    kernel = _marginal._BinnedKernel(torch.tensor(y), even(30), -1.0, step, 200)
+    _, at_rows, left_out = (a.numpy() for a in kernel.estimate(0.1))
+    exact = stats.norm.pdf(y[:, None], y, 0.1)
+    np.testing.assert_allclose(at_rows, exact.mean(1), rtol=2 * (step / 0.1) ** 2)
+    np.testing.assert_allclose(left_out, (exact.sum(1) - np.diag(exact)) / 29, rtol=0.05)
+
+
+def test_the_map_of_a_known_density_is_its_quantile_transform():
+    """A normal body with a tenth of Student's t, off centre; 4,096 knots."""
+    mean, std, share = 2.0, 1.5, 0.1
+    grid = np.linspace(mean - 9.0, mean + 12.0, 4096)
+    body, tail = stats.norm(2.5, 1.2), stats.t(3, mean, std)
+    z, slope = _marginal._gaussianise(
+        *map(torch.tensor, (body.pdf(grid), grid)), share, mean, std, grid[1] - grid[0]
+    )
+    below = (1 - share) * body.cdf(grid) + share * tail.cdf(grid)
+    above = (1 - share) * body.sf(grid) + share * tail.sf(grid)
+    expected = np.where(below < above, stats.norm.ppf(below), stats.norm.isf(above))
+    np.testing.assert_allclose(z.numpy(), expected, rtol=0, atol=2e-5)
+    density = (1 - share) * body.pdf(grid) + share * tail.pdf(grid)
+    np.testing.assert_allclose(slope.numpy(), density / stats.norm.pdf(expected), rtol=1e-4)
+
+
 def test_marginal_maps_are_increasing():
     maps, _ = marginals()
     assert maps.active[:2].all()

@@ -18,6 +18,7 @@ from siflow_sk.solvers import (
     RungeKutta,
     Solver,
     TorchDiffEq,
+    integrate_sde,
     on_knots,
 )
 
@@ -430,3 +431,31 @@ def test_a_grid_serves_a_part_of_the_interval(t):
     x = law.sample(50, seed=3)
     final = solver.integrate(field, (torch.tensor(x), torch.zeros(50, dtype=torch.float64)), t, 0.0)
     np.testing.assert_allclose(outcome(final).numpy(), law.logpdf(x), rtol=0, atol=1e-6)
+
+
+# -- stochastic steps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0)])
+def test_stochastic_steps_without_noise_have_their_order(method, order, start, end):
+    """dx = -(1 + 2 t) x dt, so x(end) = x(start) exp(start + start^2 - end - end^2)."""
+    x, generator = torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.Generator().manual_seed(0)
+    exact = x * math.exp(start + start**2 - end - end**2)
+    errors = []
+    for n in (40, 80):
+        knots = torch.linspace(start, end, n + 1, dtype=torch.float64)
+        found = integrate_sde(
+            lambda t, x: -(1.0 + 2.0 * t) * x, lambda t: 0.0 * t, x, knots, generator, method
+        )
+        errors.append(float((found - exact).abs().max()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0)])
+def test_the_noise_of_a_step_has_twice_the_diffusion_for_its_variance(start, end):
+    """epsilon(t) = t: the variance is 2 times 1/2, whichever the way; Heun adds what the drift does to it."""
+    x, generator = torch.zeros(40_000, 1, dtype=torch.float64), torch.Generator().manual_seed(0)
+    knots = torch.linspace(start, end, 5, dtype=torch.float64)
+    found = integrate_sde(lambda t, x: 0.0 * x, lambda t: t, x, knots, generator)
+    assert float(found.var()) == pytest.approx(1.0, abs=5 * math.sqrt(2 / 40_000))
