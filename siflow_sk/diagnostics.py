@@ -14,6 +14,7 @@ from . import _likelihood, _tensors
 from ._forward_mode import jvp
 from ._objective import quadratic_losses
 from ._score import coefficients
+from .couplings import Independent
 from .flow import InterpolantFlow
 
 __all__ = ["LossParts", "WassersteinBound", "loss_parts", "straightness", "wasserstein_bound"]
@@ -261,7 +262,8 @@ def _latent(flow, X):
 
 def _draw(flow, x1, generator):
     """Times, coupled pairs and a list with the latent noise, as in training but at plainly random times."""
-    x0, x1 = flow.coupling_.pair(flow.base_.sample(len(x1), generator).to(x1), x1, generator)
+    coupling = getattr(flow, "coupling_", Independent())  # older files have none
+    x0, x1 = coupling.pair(flow.base_.sample(len(x1), generator).to(x1), x1, generator)
     like = {"device": x1.device, "dtype": x1.dtype, "generator": generator}
     noise = [torch.randn(x1.shape, **like)] if hasattr(flow.interpolant_, "variance") else []
     return torch.rand(len(x1), 1, **like), x0, x1, noise
