@@ -113,5 +113,5 @@ for stranger in range(3):
 
 # %%
 # What finds the stranger is that there are densities at all: logistic regression knows a boundary, and far
-# from it is sure. Which density is a second question: with some thirty training wines of a grower neither kind
-# is the better one for every stranger. More in :doc:`the guide </classification>`.
+# from it is sure. Which density is a second question: with some thirty training wines of a grower neither
+# kind is the better one for every stranger. More in :doc:`the guide </classification>`.
