@@ -164,8 +164,6 @@ def test_several_draws_of_one_row_are_as_different_as_those_of_many(fitted):
     _, mean, covariance = given(x)
     np.testing.assert_allclose(draws[:, :, 0].std(axis=1).mean(), np.sqrt(covariance[0, 0]), rtol=0.06)
     np.testing.assert_allclose(draws[:, :, 0].mean(), mean[0], atol=0.05)
-    order = np.corrcoef(draws[:, :, 0].T) - np.eye(20)
-    assert np.abs(order.mean()) < 0.05  # tables are not sorted by a value
 
 
 def test_draws_can_be_repeated_and_differ_from_row_to_row(rows, fitted):

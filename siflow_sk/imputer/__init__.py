@@ -375,11 +375,10 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
 
 
 def _resampled(share, n_draws, rng):
-    """Numbers of candidates ``(n, n_draws)``: each as often as its share says, rounded, in random order."""
+    """Numbers of candidates ``(n, n_draws)``: each as often as its share says, rounded up or down."""
     n, k = share.shape
     row = np.arange(n)[:, None]
-    order = rng.permuted(np.broadcast_to(np.arange(n_draws), (n, n_draws)), axis=1)
-    at = row + (order + rng.random((n, 1))) / n_draws
+    at = row + (np.arange(n_draws) + rng.random((n, 1))) / n_draws
     ends = row + np.cumsum(share, axis=1)  # one after the other for all rows, so that one search does
     return np.clip(np.searchsorted(ends.ravel(), at) - k * row, 0, k - 1)
 

@@ -10,6 +10,7 @@ from ..persistence import own
 from ..preprocessing import Gaussianize
 
 _MOST_COMPONENTS = 8
+_ENOUGH = 50_000  # rows that the mixture is learnt from: it proposes only
 _SPREAD = 1.2  # covariances are larger by this, so that the tails of the candidates are not too short
 _BROAD = 0.1  # weight of a component with twice the covariance of all rows, for rows unlike the others
 _FLOOR = 1e-4  # added to the variances, which are about 1
@@ -50,6 +51,7 @@ class Proposal:
 
     def fit(self, u, seed, n_components=None):
         """Learn the mixture from complete u ``(n, d)``; one component alone is used as it is, not widened."""
+        u = u[:: -(-len(u) // _ENOUGH)]
         n, d = u.shape
         k = n_components or int(np.clip(n // (20 * d), 1, _MOST_COMPONENTS))
         mixture = GaussianMixture(k, reg_covar=_FLOOR, random_state=seed, max_iter=30, tol=1e-2)
