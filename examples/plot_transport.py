@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from siflow_sk import InterpolantTransport
 from siflow_sk.datasets import EightGaussians, make_eight_gaussians, make_moons
+from siflow_sk.plotting import PathDisplay
 from siflow_sk.velocities import MLP
 
 source = make_eight_gaussians(2000, random_state=0)
@@ -29,7 +30,14 @@ class Known(BaseEstimator):
         return EightGaussians().score_samples(X)
 
 
-transport = InterpolantTransport(source_density=Known(), velocity=MLP(width=64), max_iter=500, random_state=0)
+transport = InterpolantTransport(
+    source_density=Known(),
+    velocity=MLP(width=64),
+    learning_rate_init=0.01,
+    weight_decay=0.0,
+    max_iter=500,
+    random_state=0,
+)
 transport.fit(source, target)
 
 # %%
@@ -55,18 +63,11 @@ plt.show()
 # %%
 # On the way
 # ----------
-# ``path`` gives the rows at any times between.  The lines are nearly straight and do not cross, as those of
+# The rows of the source, followed to the target.  The lines are nearly straight and do not cross, as those of
 # optimal transport do not.
 
-times = np.linspace(0.0, 1.0, 21)
-path = transport.path(source[:150], times)
-figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
-axis.plot(*path.transpose(2, 0, 1), color="0.7", linewidth=0.7, zorder=0)
-axis.scatter(*path[0].T, s=10, color="#0072B2", label="t = 0")
-axis.scatter(*path[10].T, s=10, color="#009E73", label="t = 0.5")
-axis.scatter(*path[-1].T, s=10, color="#D55E00", label="t = 1")
-axis.set(aspect="equal")
-axis.legend()
+display = PathDisplay.from_estimator(transport, source[:150])
+display.ax_.set(aspect="equal")
 plt.show()
 
 # %%
@@ -74,11 +75,5 @@ plt.show()
 # -------------------------------------------------
 # The density of the eight Gaussians is known here, so the flow gives one of the moons.
 
-a, b = np.meshgrid(np.linspace(-4.5, 7.5, 60), np.linspace(-3.5, 5.0, 42))
-grid = np.column_stack([a.ravel(), b.ravel()])
-figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained", sharex=True, sharey=True)
-for axis, t in zip(axes, [0.0, 0.5, 1.0], strict=True):
-    density = np.exp(transport.score_samples(grid, t=t)).reshape(a.shape)
-    axis.imshow(density, origin="lower", extent=(-4.5, 7.5, -3.5, 5.0), cmap="cividis")
-    axis.set_title(f"t = {t:g}")
+PathDisplay.from_estimator(transport, source[:500], kind="density", times=[0.0, 0.25, 0.5, 0.75, 1.0])
 plt.show()
