@@ -212,6 +212,26 @@ def column_names(estimator, n_features):
     return [f"column {j}" for j in range(n_features)] if names is None else [f"column {n!r}" for n in names]
 
 
+def turns_of(X, periods):
+    """Column -> (start, period) of the turn that angles come back in, from their periods.
+
+    It starts at zero, or half a period below where X has negative values.
+    """
+    return {j: (-0.5 * period if X[:, j].min() < 0 else 0.0, period) for j, period in periods.items()}
+
+
+def within_turns(X, turns):
+    """X with angles taken into their turn; values that lie there already keep every bit."""
+    if not turns:
+        return X
+    X = X.copy()
+    for j, (start, period) in turns.items():
+        column = X[:, j].astype(np.float64)
+        inside = (column >= start) & (column < start + period)
+        X[:, j] = np.where(inside, column, start + np.mod(column - start, period))
+    return X
+
+
 def split_constant(rows, names):
     """Which columns carry a density.
 

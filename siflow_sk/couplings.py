@@ -99,11 +99,14 @@ class OptimalTransport(Coupling):
     def __init__(self, scipy_limit=1024):
         self.scipy_limit = scipy_limit
 
+    def cost(self, x0, x1):
+        """Half of :math:`|x_1 - x_0|^2` for every pair, less what all assignments have in common."""
+        centre = x1.mean(0)  # for the digits
+        return -((x1 - centre).double() @ (x0 - centre).double().T)
+
     def pair(self, x0, x1, generator):
         """``x0`` in the order that fits ``x1``."""
-        centre = x1.mean(0)
-        # |x1 - x0|^2 less what every assignment has in common; centred for the digits
-        cost = -((x1 - centre).double() @ (x0 - centre).double().T).detach().cpu().numpy()
+        cost = self.cost(x0, x1).detach().cpu().numpy()
         large = len(x0) > self.scipy_limit
         columns = self._by_pot(cost) if large else linear_sum_assignment(cost)[1]
         return x0[torch.as_tensor(columns, device=x0.device)], x1

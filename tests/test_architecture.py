@@ -27,6 +27,7 @@ FLOORS = {
     "persistence": 3,
     "_likelihood": 2,
     "_objective": 2,
+    "torus": 2,
     "_score": 1,
     "interpolants": 1,
     "bases": 1,

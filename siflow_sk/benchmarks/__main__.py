@@ -15,6 +15,7 @@ from . import (
     _singlecell,
     _soak,
     _speed,
+    _torus,
     _uci,
 )
 from ._options import shown
@@ -32,6 +33,7 @@ COMMANDS = (
     _uci,
     _conditional,
     _ablation,
+    _torus,
 )
 
 _DESCRIPTION = """\

@@ -12,6 +12,7 @@ from ..couplings import COUPLINGS
 from ..interpolants import INTERPOLANTS
 from ..preprocessing import PREPROCESSORS
 from ..solvers import SOLVERS
+from ..torus import WrappedNormal, on_torus, periods_of
 from ..velocities import VELOCITIES
 from ._fitted import FittedMixin
 from ._trained import TRAINING_CONSTRAINTS, TrainedMixin, slot_constraints
@@ -34,9 +35,10 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
     ----------
     interpolant : {"trigonometric", "linear", "fourier"} or Interpolant, default="trigonometric"
         The path between base and data; ``"fourier"`` is learnt, towards the shortest.
-    base : {"normal", "gaussian", "learnt_gaussian", "student_t", "uniform"} or part, default="normal"
-        Density at t = 0, in the space after the preprocessor; mean and covariance of ``"learnt_gaussian"``
-        are learnt, towards the shortest path.  A part is a
+    base : str or part, default="normal"
+        Density at t = 0, in the space after the preprocessor: ``"normal"``, ``"gaussian"``, ``"student_t"``,
+        ``"uniform"``; ``"learnt_gaussian"``, whose mean and covariance are learnt, towards the shortest path;
+        ``"wrapped_normal"`` for periodic columns, beside N(0, I) for the others.  A part is a
         :class:`~siflow_sk.bases.Base`, a scikit-learn density estimator with ``score_samples`` and
         ``sample`` (a clone is fitted), or a ``torch.distributions.Distribution``.
     coupling : {"independent", "optimal_transport", "by_cluster"} or Coupling, default="independent"
@@ -49,6 +51,14 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Invertible map applied before the flow.
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
         How the flow is integrated for scoring, sampling and transforming.
+    periodic : dict, default=None
+        Name or number of a column -> its period, in the units of the column: ``{"phi": 360.0}`` for an angle
+        in degrees, ``{0: 24.0}`` for hours of the day.  There the flow lives on a circle: values that differ
+        by whole periods are the same, densities integrate to 1 over one period and are continuous across its
+        ends, pairs are joined the shorter way round, the base is uniform (``base`` is for the other columns)
+        unless it is ``"wrapped_normal"``, and the network sees cosines and sines.  With
+        ``preprocessor="gaussianize"`` each angle is first spread evenly over the circle, otherwise it is only
+        scaled.
     max_iter : int or "auto", default="auto"
         Optimiser steps on the quadratic loss.  ``"auto"``: half the number of distinct rows, at least 100
         and at most 800; on CUDA 20 passes over the rows where that is more.
@@ -98,6 +108,9 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Only when X had column names that are strings.
+    periodic_ : dict of int to tuple (float, float)
+        Number of a periodic column -> start of the turn that its values come back in, and period.  A turn
+        starts at 0, or half a period below it where X had negative values.
     constant_features_ : ndarray of int
         Columns without spread; they carry no density.
     n_iter_ : int
@@ -137,7 +150,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
 
     _slots = {
         "interpolant": INTERPOLANTS,
-        "base": BASES,
+        "base": {**BASES, "wrapped_normal": WrappedNormal},
         "coupling": COUPLINGS,
         "velocity": VELOCITIES,
         "preprocessor": PREPROCESSORS,
@@ -146,11 +159,12 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
 
     _parameter_constraints = {
         **{slot: slot_constraints(slot, table) for slot, table in _slots.items()},
+        "periodic": [dict, None],
         **TRAINING_CONSTRAINTS,
         "warm_start": ["boolean"],
     }
 
-    coupling = "independent"  # of files from before there was a choice
+    coupling, periodic = "independent", None  # of files from before there was a choice
 
     def __init__(
         self,
@@ -161,6 +175,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         velocity="mlp",
         preprocessor="gaussianize",
         solver="grid",
+        periodic=None,
         max_iter="auto",
         polish="auto",
         batch_size="auto",
@@ -183,6 +198,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         self.velocity = velocity
         self.preprocessor = preprocessor
         self.solver = solver
+        self.periodic = periodic
         self.max_iter = max_iter
         self.polish = polish
         self.batch_size = batch_size
@@ -228,8 +244,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            NaN, infinity, masked or identical rows, a parameter that cannot be used, a checkpoint of other
-            data or parameters.
+            NaN, infinity, masked or identical rows, a parameter that cannot be used, ``periodic`` with a
+            column that is not there, a checkpoint of other data or parameters.
         ImportError
             A coupling that needs POT for a batch of this size, and it is not installed.
         TypeError
@@ -275,7 +291,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
             raise ValueError("sample_weight: at least one weight must be greater than zero.")
         if not one_pass:
             X, weight = _tensors.thin(X, weight, self._most_rows(), seed)
-        rows, weight, n_draws = _tensors.canonical(X, weight)
+        turns = self._find_turns(X, continues)
+        rows, weight, n_draws = _tensors.canonical(_tensors.within_turns(X, turns), weight)
         names = _tensors.column_names(self, X.shape[1])
         if continues:
             active = self._active
@@ -291,6 +308,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         settings, stop_early = make_settings(
             self, *x.shape, n_draws, parts["velocity"], device, one_pass=one_pass
         )
+        inner = {int(active[:j].sum()): turn for j, turn in turns.items() if active[j]}
+        parts = on_torus(parts, inner, x.shape[1])
         try:
             made = fit_parts(
                 parts,
@@ -319,12 +338,25 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
             self._active, self._constant, self._dtype = active, constant, X.dtype
             self._spread = np.ptp(rows[:, ~active], axis=0)
             self.constant_features_ = np.flatnonzero(~active)
-            self._n_features_out = int(active.sum())
+            self._n_features_out, self.periodic_ = int(active.sum()), turns
         self.interpolant_, self.base_, self.velocity_ = made.interpolant, made.base, network
         self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)
         self.coupling_ = made.trainer.coupling
         self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
+
+    def _find_turns(self, X, continues):
+        """Periodic columns and the turn that their values are taken into."""
+        periods = periods_of(self.periodic, X.shape[1], getattr(self, "feature_names_in_", None))
+        if not continues:
+            return _tensors.turns_of(X, periods)
+        turns = getattr(self, "periodic_", {})  # older files have none
+        if periods != {j: period for j, (_, period) in turns.items()}:
+            raise ValueError(
+                f"periodic={self.periodic!r} is not what this flow was fitted with; a network cannot go on "
+                "from other periods: set warm_start=False and call fit."
+            )
+        return turns
 
     def _most_rows(self):
         """No more rows than training can draw are worth their memory."""

@@ -196,13 +196,15 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         Z : ndarray of shape (n_samples, n_latent)
-            One column per column of X that is not constant.
+            One column per column of X that is not constant; of a periodic one the angle in [0, 2 pi).
         """
         X = self._check(X)
         Z = np.empty((len(X), self._n_features_out), dtype=X.dtype)
         for rows in _tensors.row_chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
             latent = _likelihood.transport(self.velocity_, self.solver_, z, 1.0, 0.0)
+            if hasattr(self.base_, "within_a_turn"):  # angles come back from anywhere on the line
+                latent = self.base_.within_a_turn(latent)
             Z[rows] = _tensors.to_array(nan_where(far, latent), X.dtype)
         self._report_unsolved(np.isnan(Z).any(axis=1))
         return Z

@@ -27,6 +27,7 @@ class RowsMixin:
         Too far is what the dtype cannot hold; such a row goes through the flow as 0, and the caller says
         what becomes of it.
         """
+        X = _tensors.within_turns(X, getattr(self, "periodic_", None))  # older files have none
         off = ~self._active
         value = self._constant[off]
         # what rounding to this dtype can do, and what the rows that fit saw did

@@ -18,10 +18,10 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from .. import bases, couplings, interpolants, preprocessing, solvers, velocities
+from .. import bases, couplings, interpolants, preprocessing, solvers, torus, velocities
 
 # Every class that one of these rooms defines may stand in a file; a new room of parts is one more name here.
-ROOMS = (bases, couplings, interpolants, preprocessing, solvers, velocities)
+ROOMS = (bases, couplings, interpolants, preprocessing, solvers, torus, velocities)
 # Estimators of scikit-learn whose fitted state is NumPy's and is used by Python code alone.
 FOREIGN = (BayesianGaussianMixture, FrozenEstimator, GaussianMixture, PCA)
 FOREIGN += (MaxAbsScaler, MinMaxScaler, PowerTransformer, QuantileTransformer, RobustScaler, StandardScaler)

@@ -182,27 +182,32 @@ class Marginals:
 
 
 class _BinnedKernel:
-    """Gaussian kernel estimate of one column on a grid, by linear binning and FFT, O(n + m log m)."""
+    """Gaussian kernel estimate of one column on a grid, by linear binning and FFT, O(n + m log m).
 
-    def __init__(self, y, weight, low, step, n_cells):
+    ``closed``: the grid is a circle, its last point the first.
+    """
+
+    def __init__(self, y, weight, low, step, n_cells, *, closed=False):
         position = ((y - low) / step).clamp(0, n_cells)
         self.cell = position.floor().long().clamp_max(n_cells - 1)
         self.part = position - self.cell
-        self.weight, self.size = weight, n_cells + 1
+        self.weight, self.size = weight, n_cells if closed else n_cells + 1
+        self.next = (self.cell + 1) % self.size
+        self.length = self.size if closed else 2 * self.size  # the rest is air
         counts = y.new_zeros(self.size)
         counts.index_add_(0, self.cell, weight * (1 - self.part))
-        counts.index_add_(0, self.cell + 1, weight * self.part)
-        self.spectrum = torch.fft.rfft(counts, 2 * self.size)
-        lag = torch.arange(2 * self.size, dtype=y.dtype, device=y.device)
-        self.lag = torch.minimum(lag, 2 * self.size - lag) * step
+        counts.index_add_(0, self.next, weight * self.part)
+        self.spectrum = torch.fft.rfft(counts, self.length)
+        lag = torch.arange(self.length, dtype=y.dtype, device=y.device)
+        self.lag = torch.minimum(lag, self.length - lag) * step
 
     def estimate(self, bandwidth):
         """Density on the grid, at the rows, and at the rows with the row itself left out."""
         kernel = torch.exp(-0.5 * (self.lag / bandwidth) ** 2 - _LOG_SQRT_2PI) / bandwidth
-        density = torch.fft.irfft(self.spectrum * torch.fft.rfft(kernel), 2 * self.size)
+        density = torch.fft.irfft(self.spectrum * torch.fft.rfft(kernel), self.length)
         density = density[: self.size].clamp_min(0.0)
         left, right = 1 - self.part, self.part
-        at_rows = left * density[self.cell] + right * density[self.cell + 1]
+        at_rows = left * density[self.cell] + right * density[self.next]
         own = (left**2 + right**2) * kernel[0] + 2 * left * right * kernel[1]
         left_out = ((at_rows - self.weight * own) / (1 - self.weight)).clamp_min(0.0)
         return density, at_rows, left_out
