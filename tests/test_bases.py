@@ -7,6 +7,7 @@ seed is fixed, so that the outcome is too.
 import numpy as np
 import pytest
 import torch
+from conftest import quick
 from scipy import integrate, stats
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -272,3 +273,19 @@ def test_an_unfinished_base_says_what_is_missing(generator):
         Base().log_prob(table(2, 2))
     with pytest.raises(NotImplementedError, match=r"^Base must define sample\(n, generator\)\.$"):
         Base().sample(2, generator)
+
+
+class Draws:
+    """Rows can be drawn from it, and nothing is known of their density."""
+
+    def fit(self, x, generator):
+        return self
+
+    def sample(self, n, generator):
+        return torch.randn(n, 2, generator=generator, dtype=torch.float64)
+
+
+def test_a_base_without_a_density_is_refused(moons):
+    message = r"base=<.*Draws.*> lacks log_prob; pass one of \['gaussian', .*methods fit, log_prob, sample\."
+    with pytest.raises(ValueError, match=message):
+        quick(base=Draws()).fit(moons)
