@@ -126,10 +126,17 @@ def test_the_loss_is_that_of_training():
 
 @pytest.mark.parametrize("path", PATHS)
 def test_straightness_between_gaussians(path):
-    """The solutions end at MEAN + STD x_0, at a mean squared distance of 4.5."""
+    """The solutions are b MEAN + s x_0 and end at MEAN + STD x_0, at a mean squared distance of 4.5."""
     flow = flow_of(ExactVelocity(path, NORMAL, WIDE), path)
     value, error = straightness(flow, 3000, random_state=0)
-    assert abs(value - 4.5 / energies(path)[1]) < 4.0 * error < 0.05
+    assert abs(value - 4.5 / energies(path)[1]) < 4.0 * error
+    a, b, da, db = (c(TIMES).numpy()[:, None] for c in PATHS[path])
+    rate = (a * da + b * db * STD**2) / np.sqrt(a**2 + b**2 * STD**2)  # s'
+    x0 = np.random.default_rng(0).standard_normal((20_000, 1, 2))
+    energy = ((db * MEAN + rate * x0) ** 2).sum(2) @ WEIGHTS
+    distance = ((MEAN + (STD - 1.0) * x0[:, 0]) ** 2).sum(1)
+    spread = (distance - distance.mean() / energy.mean() * energy).std() / energy.mean()
+    assert error == pytest.approx(spread / math.sqrt(3000), rel=0.1)
 
 
 def test_a_constant_field_is_straight():
