@@ -183,3 +183,17 @@ def test_paths_that_keep_their_ends_pass(case):
     assert is_linear(CASES[case]())
     if case != "learnt" and case != "fourier":
         check_ends(WithNoise(CASES[case](), gamma="sin2"))
+
+
+@pytest.mark.parametrize(
+    ("gamma", "formula"),
+    [
+        ("sqrt", lambda t: np.sqrt(t * (1 - t))),
+        ("quadratic", lambda t: t * (1 - t)),
+        ("sin2", lambda t: np.sin(np.pi * t) ** 2),
+    ],
+)
+def test_the_noise_has_the_standard_deviation_of_its_name(gamma, formula):
+    t = np.linspace(0.0, 1.0, 21)
+    variance = WithNoise("linear", gamma=gamma, scale=3.0).variance(torch.tensor(t))
+    np.testing.assert_allclose(variance.numpy(), 3.0 * formula(t) ** 2, rtol=1e-12, atol=1e-28)
