@@ -14,6 +14,7 @@ from .mixed import MixedDensity
 from .outlier import InterpolantOutlierDetector
 from .persistence import load
 from .pipeline import DensityPipeline, make_density_pipeline
+from .search import InterpolantSearchCV
 from .transport import InterpolantTransport
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "InterpolantFlow",
     "InterpolantImputer",
     "InterpolantOutlierDetector",
+    "InterpolantSearchCV",
     "InterpolantTransport",
     "MixedDensity",
     "__version__",

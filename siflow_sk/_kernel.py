@@ -45,19 +45,19 @@ SMOOTH = {
 
 
 def product(x, weight):
-    """``x @ weight.T`` with an even inner size.
+    """``x @ weight.T`` with an even inner size; both may have a leading axis of models.
 
     MKL rounds the rows of a matrix by where they start in memory; rows of an odd number of entries start
     differently, and a row's result would depend on its place in the block.
     """
-    if x.shape[1] % 2:
+    if x.shape[-1] % 2:
         x, weight = torch.nn.functional.pad(x, (0, 1)), torch.nn.functional.pad(weight, (0, 1))
-    return x @ weight.T
+    return x @ weight.mT
 
 
 def _sum_to(gradient, like):
     """Gradient of a term that was broadcast over the rows."""
-    return gradient.sum(0, keepdim=True) if like.shape[0] == 1 else gradient
+    return gradient.sum(-2, keepdim=True) if like.shape[-2] == 1 else gradient
 
 
 class _Block(torch.autograd.Function):
@@ -82,7 +82,7 @@ class _Block(torch.autograd.Function):
         h2, a2 = act(z2)
         e2 = a2 * s2
         q = product(e1, mixed)
-        return product(h2, w3), (q * e2).sum(1), p1, z1, h1, a1, e1, p2, z2, h2, a2, e2, q
+        return product(h2, w3), (q * e2).sum(-1), p1, z1, h1, a1, e1, p2, z2, h2, a2, e2, q
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -96,7 +96,7 @@ class _Block(torch.autograd.Function):
         x, b1, s1, b2, s2, w1, w2, w3, mixed, p1, z1, h1, a1, e1, p2, z2, h2, a2, e2, q = ctx.saved_tensors
         curvature = SMOOTH[ctx.activation][1]
         g_v = torch.zeros_like(x) if g_v is None else g_v
-        c = x.new_zeros(len(x), 1) if g_div is None else g_div[:, None]
+        c = x.new_zeros(*x.shape[:-1], 1) if g_div is None else g_div[..., None]
         g_e2, g_q = c * q, c * e2
         g_z2 = torch.addcmul(a2 * (g_v @ w3), g_e2 * s2, curvature(z2, h2, a2))
         g_s2 = _sum_to(torch.addcmul(g_e2 * a2, g_z2, p2), s2)
@@ -112,15 +112,17 @@ class _Block(torch.autograd.Function):
             g_s1,
             _sum_to(g_z2, b2),
             g_s2,
-            g_p1.T @ x,
-            g_p2.T @ h1,
-            g_v.T @ h2,
-            g_q.T @ e1,
+            g_p1.mT @ x,
+            g_p2.mT @ h1,
+            g_v.mT @ h2,
+            g_q.mT @ e1,
         )
 
 
 def block(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
     """``(v, div v)`` of one block, differentiable once in every argument but the first.
+
+    All of them may have a leading axis of models, each with weights and rows of its own.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ import itertools
 import torch
 
 from ._forward_mode import jvp
+from .solvers import with_embedded_error
 from .velocities import hold_weights, velocity_and_divergence
 
 
@@ -30,7 +31,7 @@ def quadratic_loss(velocity, interpolant, t, x0, x1, z=None):
     z : tensor of shape (n, d), default=None
         Standard normal, for an interpolant with noise.
     """
-    return quadratic_losses(velocity, interpolant, t, x0, x1, z).mean()
+    return quadratic_losses(velocity, interpolant, t, x0, x1, z).mean(-1)
 
 
 def quadratic_losses(velocity, interpolant, t, x0, x1, z=None):
@@ -41,9 +42,9 @@ def quadratic_losses(velocity, interpolant, t, x0, x1, z=None):
         gamma, d_gamma = (c * z for c in noise_and_rate(interpolant, t))
         ahead, behind = velocity(t, point + gamma), velocity(t, point - gamma)
         squares = 0.5 * ((ahead - target) ** 2 + (behind - target) ** 2)
-        return (squares - d_gamma * (ahead - behind)).sum(1)
+        return (squares - d_gamma * (ahead - behind)).sum(-1)
     residual = velocity(t, interpolant.point(t, x0, x1)) - interpolant.velocity(t, x0, x1)
-    return (residual * residual).sum(1)
+    return (residual * residual).sum(-1)
 
 
 def path_gain(velocity, interpolant, t, x0, x1):
@@ -85,7 +86,8 @@ def likelihood_loss(velocity, base, x, knots, penalty):
     x : tensor of shape (n, d)
         Data in the space of the flow.
     knots : tensor of shape (m,)
-        Times, decreasing from 1 to 0.
+        Times, decreasing from 1 to 0.  With a leading axis of models, as ``x`` and the velocity have then,
+        the loss has it as well.
     penalty : float
         The factor p.
 
@@ -94,17 +96,41 @@ def likelihood_loss(velocity, base, x, knots, penalty):
     loss : tensor, scalar
     """
     velocity = hold_weights(velocity)
-    log_det, roughness = x.new_zeros(len(x)), x.new_zeros(len(x))
-    for t, t_next in itertools.pairwise(knots):
-        h = t_next - t
+    log_det, roughness = x.new_zeros(x.shape[:-1]), x.new_zeros(x.shape[:-1])
+    times = knots if knots.ndim == 1 else knots[..., None, None].unbind(1)
+    for t, t_next in itertools.pairwise(times):
+        h = t_next - t  # of a row of x
+        s = h if h.ndim == 0 else h[..., 0]  # of its log-density
         middle = t + 0.5 * h
         k1, d1 = velocity_and_divergence(velocity, t, x)
         k2, d2 = velocity_and_divergence(velocity, middle, torch.add(x, k1 * (0.5 * h)))
         k3, d3 = velocity_and_divergence(velocity, middle, torch.add(x, k2 * (0.5 * h)))
         k4, d4 = velocity_and_divergence(velocity, t_next, torch.add(x, k3 * h))
-        roughness = roughness + h * h * (((k2 - k3) ** 2).sum(1) + (d2 - d3) ** 2)
-        bend = 0.5 * h * (k1 + k4 - k2 - k3), 0.5 * h * (d1 + d4 - d2 - d3)
-        roughness = roughness + 0.1 * ((bend[0] ** 2).sum(1) + bend[1] ** 2)
+        roughness = roughness + s * s * (((k2 - k3) ** 2).sum(-1) + (d2 - d3) ** 2)
+        bend = 0.5 * h * (k1 + k4 - k2 - k3), 0.5 * s * (d1 + d4 - d2 - d3)
+        roughness = roughness + 0.1 * ((bend[0] ** 2).sum(-1) + bend[1] ** 2)
         x = x + (h / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
-        log_det = log_det + (h / 6.0) * (d1 + 2.0 * (d2 + d3) + d4)
-    return (penalty * roughness - base.log_prob(x) - log_det).mean()
+        log_det = log_det + (s / 6.0) * (d1 + 2.0 * (d2 + d3) + d4)
+    return (penalty * roughness - _log_prob(base, x) - log_det).mean(-1)
+
+
+def guarded_log_density(velocity, base, x):
+    """Log-density of the rows by five Dormand-Prince steps, less the error that they report.
+
+    A field that the steps cannot follow must not pass for a good one.  The first and the last step are short,
+    for layers at the ends.  ``x``, velocity and result may have a leading axis of models.
+    """
+    velocity = hold_weights(velocity)
+    knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=x.device, dtype=x.dtype)
+    rows = x.flatten(0, -2)
+
+    def field(t, state):
+        value, divergence = velocity_and_divergence(velocity, t, state[0].reshape(x.shape))
+        return value.flatten(0, -2), divergence.flatten()
+
+    (z, log_det), error = with_embedded_error(field, (rows, rows.new_zeros(len(rows))), knots)
+    return (base.log_prob(z) + log_det - error).reshape(x.shape[:-1])
+
+
+def _log_prob(base, x):
+    return base.log_prob(x.flatten(0, -2)).reshape(x.shape[:-1])

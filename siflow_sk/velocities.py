@@ -67,7 +67,7 @@ def given(v, context=None):
 
 class _Linear(nn.Linear):
     def forward(self, x):
-        return product(x, self.weight) + self.bias
+        return product(x, self.weight) + self.bias.unsqueeze(-2)
 
 
 def _linear(n_in, n_out, generator, gain=1.0):
@@ -87,9 +87,9 @@ class _TimeFeatures(nn.Module):
         self.register_buffer("frequencies", math.pi * torch.arange(1, n_frequencies + 1, dtype=torch.float32))
 
     def forward(self, t, shift=0.0):  # scalar or (n, 1) -> (1, k) or (n, k)
-        t = t.reshape(-1, 1)
+        t = t.reshape(-1, 1) if t.ndim < 2 else t
         angles = t * self.frequencies.to(t)
-        features = torch.cat([2.0 * t - 1.0, torch.sin(angles), torch.cos(angles)], dim=1)
+        features = torch.cat([2.0 * t - 1.0, torch.sin(angles), torch.cos(angles)], dim=-1)
         return nn.functional.silu(self.hidden(features) + shift)
 
 
@@ -185,7 +185,7 @@ class _ClosedFormBlock(nn.Module):
         nn.init.uniform_(self.time.bias[:width], -1.0, 1.0, generator=generator)
 
     def _shifts(self, features):
-        b1, s1, b2, s2 = self.time(features).split(self.sizes, dim=1)
+        b1, s1, b2, s2 = self.time(features).split(self.sizes, dim=-1)
         return b1, 1.0 + s1, b2, 1.0 + s2
 
     def forward(self, features, x):
@@ -197,7 +197,7 @@ class _ClosedFormBlock(nn.Module):
 
     def mixed(self):
         """The matrix of the divergence, (h, h): of the weights alone."""
-        return self.w2 * (self.w1 @ self.w3).T
+        return self.w2 * (self.w1 @ self.w3).mT
 
     def value_and_divergence(self, features, x, mixed):
         shifts = self._shifts(features)
@@ -215,12 +215,12 @@ class _ClosedFormNetwork(_TimeDependent):
         self.affine_time = _linear(recipe.time_width, 2 * n_features, generator, 0.0)
 
     def _value(self, features, x):
-        b3, g = self.affine_time(features).chunk(2, dim=1)
+        b3, g = self.affine_time(features).chunk(2, dim=-1)
         return sum((block(features, x) for block in self.blocks), torch.addcmul(b3, g, x))
 
     def _value_and_divergence(self, features, x, held):
-        b3, g = self.affine_time(features).chunk(2, dim=1)
-        value, divergence = torch.addcmul(b3, g, x), g.sum(1).expand(len(x))
+        b3, g = self.affine_time(features).chunk(2, dim=-1)
+        value, divergence = torch.addcmul(b3, g, x), g.sum(-1).expand(x.shape[:-1])
         for block, mixed in zip(self.blocks, held, strict=True):
             v, div = block.value_and_divergence(features, x, mixed)
             value, divergence = value + v, divergence + div
@@ -228,6 +228,14 @@ class _ClosedFormNetwork(_TimeDependent):
 
     def _held(self):
         return [block.mixed() for block in self.blocks]
+
+    def likeness(self):
+        """Networks that agree in this differ in their weights alone.
+
+        The weights, and t and x, may have a leading axis of models: one evaluation for many networks.
+        """
+        shapes = tuple((name, p.shape, p.dtype, p.device) for name, p in self.named_parameters())
+        return (*shapes, *(block.activation for block in self.blocks))
 
 
 class Velocity(Component):

@@ -51,4 +51,6 @@ def configured(cls, **params):
         return cls([("standardscaler", StandardScaler()), ("interpolantflow", flow)])
     if "estimator" in known:
         params = {**params, "estimator": configured(InterpolantFlow, random_state=0, **params)}
+    if "param_grid" in known:
+        params = {**params, "param_grid": {"weight_decay": [0.1]}, "cv": 2, "error_score": "raise"}
     return cls(**{name: value for name, value in params.items() if name in known})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from discovery import all_estimators
 
-from siflow_sk import InterpolantFlow
+from siflow_sk import InterpolantFlow, InterpolantSearchCV
 from siflow_sk.benchmarks import _soak, _soak_report, _soak_rounds
 from siflow_sk.benchmarks.__main__ import main
 
@@ -23,7 +23,8 @@ def records():
 
 
 def test_every_public_estimator_has_its_rounds():
-    assert list(_soak_rounds.ESTIMATORS) == [cls.__name__ for cls in all_estimators()]
+    alone = [cls.__name__ for cls in all_estimators() if cls is not InterpolantSearchCV]  # fits the others
+    assert list(_soak_rounds.ESTIMATORS) == alone
 
 
 @pytest.fixture

@@ -2,5 +2,16 @@
 
 from ._loop import Batches, Data, History, Settings, Trainer
 from ._plan import Fitted, fit_parts, make_settings
+from ._together import Meeting
 
-__all__ = ["Batches", "Data", "Fitted", "History", "Settings", "Trainer", "fit_parts", "make_settings"]
+__all__ = [
+    "Batches",
+    "Data",
+    "Fitted",
+    "History",
+    "Meeting",
+    "Settings",
+    "Trainer",
+    "fit_parts",
+    "make_settings",
+]

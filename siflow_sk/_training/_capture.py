@@ -54,7 +54,7 @@ class Recorded:
         """Whether the function could be recorded; recording runs nothing."""
         try:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the device
                 self.value = self.function(*self.inputs)
         except RuntimeError:  # in CUDA's own words; a true error comes again from the plain call
             self.recordable = False

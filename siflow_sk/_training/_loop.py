@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 import torch
 from tqdm.auto import tqdm
 
-from .._objective import likelihood_loss, path_gain, quadratic_loss
+from .._objective import guarded_log_density, likelihood_loss, path_gain, quadratic_loss
 from ..couplings import Independent
 from ..exceptions import TrainingWarning
-from ..solvers import with_embedded_error
-from ..velocities import given, hold_weights, velocity_and_divergence
+from ..velocities import given
+from . import _together
 from ._capture import Recorded
 from ._muon import Muon
 
@@ -131,7 +131,8 @@ class Trainer:
         self.interrupted = False
         self.start = time.perf_counter()
         self.standing, self.optimisers, self.moving = Standing(), [], self._moving()
-        self.between_steps = lambda: None  # called where training could be taken up again
+        self.between_steps = _nothing  # called where training could be taken up again
+        self.seat = None  # among trainers that do their steps together
         self._random = None  # the generator's state at the end of a stage, or where to take it up again
 
     # -- the two stages ---------------------------------------------------------------------------------
@@ -170,6 +171,7 @@ class Trainer:
                     stacklevel=6,
                 )
         self._restore()
+        self._stand_up()
         self.standing.stage = {"quadratic": "regressed", "polish": "polished"}[name]
         self._random = self.generator.get_state()
         return self
@@ -186,8 +188,9 @@ class Trainer:
     def _quadratic(self, progress):
         s = self.settings
         here, at_rest = self._enter("quadratic", progress), math.ceil(s.path_share * s.n_quadratic)
-        loss = self._with_network(lambda v, *inputs: quadratic_loss(v, self.interpolant, *inputs))
-        update = self._update(loss)
+        update = self._take_part(
+            lambda v, *inputs: quadratic_loss(v, self.interpolant, *inputs), "quadratic", self.interpolant
+        )
         every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self._n_valid() // 10)
         for step in range(here.step, s.n_quadratic):
             here.step = step
@@ -277,8 +280,11 @@ class Trainer:
         if here.step == 0:
             here.n_steps, here.penalty = self._steps_and_penalty()
         penalty = here.penalty
-        loss = self._with_network(lambda v, x, knots: likelihood_loss(v, self.base, x, knots, penalty))
-        update = self._update(loss)
+
+        def loss(velocity, x, knots):
+            return likelihood_loss(velocity, self.base, x, knots, penalty)
+
+        update = self._take_part(loss, "polish", self.base, penalty)
         passes = math.ceil(self.data.n_draws / s.polish_batch_size)
         every = max(1, min(s.n_polish // s.checks, min(50, max(10, 5 * passes))))
         every = max(every, s.n_polish // 250, self._n_valid() // 20)
@@ -304,7 +310,7 @@ class Trainer:
                     self._restore()
                     self.average.load_state_dict(self.network.state_dict())
                     self.optimisers = self._optimisers()  # forget the momentum that led away
-                    update = self._update(loss)
+                    update = self._take_part(loss, "polish", self.base, penalty)
 
     def _steps_and_penalty(self):
         """Runge-Kutta steps of the likelihood loss, two if they can follow the field, and its penalty.
@@ -344,7 +350,7 @@ class Trainer:
         s = self.settings
         matrices, other = [], []
         for name, parameter in self.network.named_parameters():
-            (matrices if parameter.ndim == 2 and "time" not in name else other).append(parameter)
+            (matrices if _together.acts_on_x(name, parameter) else other).append(parameter)
         chosen = []
         if matrices:
             chosen.append(Muon(matrices, weight_decay=s.weight_decay))
@@ -354,11 +360,24 @@ class Trainer:
             chosen[-1]._warned_capturable_if_run_uncaptured = True  # its first steps are not recorded
         return chosen
 
-    def _with_network(self, loss):
-        """``loss(velocity, *inputs)`` of the inputs; the last is the context where there is one."""
+    def _at_context(self, loss):
+        """``loss(velocity, *inputs)``, whose last input is the context where there is one."""
         if self.data.context is None:
-            return functools.partial(loss, self.network)
-        return lambda *inputs: loss(given(self.network, inputs[-1]), *inputs[:-1])
+            return loss
+        return lambda velocity, *inputs: loss(given(velocity, inputs[-1]), *inputs[:-1])
+
+    def _take_part(self, loss, *rests_on):
+        """The update for ``loss(velocity, *inputs)``: with other trainers where they meet, else alone."""
+        self._stand_up()
+        loss = self._at_context(loss)
+        if self.between_steps is _nothing:  # checkpoints are of a trainer that stands alone
+            self.seat = _together.seat(self, loss, *rests_on)
+        return self._update(functools.partial(loss, self.network)) if self.seat is None else self.seat
+
+    def _stand_up(self):
+        if self.seat is not None:
+            self.seat.release()
+            self.seat = None
 
     def _update(self, loss):
         """One step of the present optimisers, ``(rate, decay, *inputs) -> loss``."""
@@ -416,34 +435,34 @@ class Trainer:
         )
         if score > self.best_score or self.best is None:
             self.best_score, self.best_iteration = score, self.iteration
-            self.best = copy.deepcopy(self.average.state_dict())
+            self.best = self._averages()
         if not math.isfinite(score):  # nothing to compare by: keep the latest weights
-            self.best_iteration, self.best = self.iteration, copy.deepcopy(self.average.state_dict())
+            self.best_iteration, self.best = self.iteration, self._averages()
         progress.set_postfix_str(f"{stage}, validation {score:.3f}, best {self.best_score:.3f} nats")
 
     def _score(self):
-        """Mean log-density of the validation rows, in the units of X, by the averaged weights.
-
-        Five Dormand-Prince steps, less the error that they report: a field that the steps cannot follow
-        must not pass for a good one.  The first and the last are short, for layers at the ends.
-        """
-        data = self.data
+        """Mean log-density of the validation rows, in the units of X, by the averaged weights."""
+        data, values = self.data, None
         if data.x_valid is None:
             return -math.inf
-        knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=data.x.device, dtype=data.x.dtype)
-
-        def field(t, state):
-            return velocity_and_divergence(velocity, t, state[0])
-
+        if self.seat is not None:
+            values = self.seat.score(self.base, data.x_valid, data.context_valid)
         with torch.no_grad():
-            held, values = hold_weights(self.average), []
-            for rows in torch.arange(len(data.x_valid), device=data.x.device).split(1024):
-                x, context = data.x_valid[rows], data.context_valid
-                velocity = given(held, None if context is None else context[rows])
-                (z, log_det), error = with_embedded_error(field, (x, x.new_zeros(len(x))), knots)
-                values.append(self.base.log_prob(z) + log_det - error)
-            score = float(data.weight_valid @ torch.cat(values).double()) + data.offset_valid
+            if values is None:
+                values = self._valid_log_density()
+            score = float(data.weight_valid @ values.double()) + data.offset_valid
         return score if math.isfinite(score) else -math.inf
+
+    def _valid_log_density(self):
+        values = []
+        for rows in torch.arange(self._n_valid(), device=self.data.x.device).split(_together.MOST_ROWS):
+            context = self.data.context_valid
+            velocity = given(self.average, None if context is None else context[rows])
+            values.append(guarded_log_density(velocity, self.base, self.data.x_valid[rows]))
+        return torch.cat(values)
+
+    def _averages(self):
+        return {name: value.clone() for name, value in self.average.state_dict().items()}
 
     def _restore(self):
         if self.best is not None:
@@ -489,6 +508,10 @@ class Trainer:
         self.start = time.perf_counter() - state["seconds"]
         for name in _NUMBERS:
             setattr(self, name, state[name])
+
+
+def _nothing():
+    pass
 
 
 _NUMBERS = ("best_score", "best_iteration", "iteration", "rate")

@@ -10,15 +10,27 @@ _ITERATIONS = 5
 
 
 def orthogonalised(matrix):
-    """About U V^T for ``matrix = U S V^T``, by Newton-Schulz iterations in the dtype of ``matrix``."""
+    """About U V^T for ``matrix = U S V^T``, by Newton-Schulz iterations in the dtype of ``matrix``.
+
+    One matrix, or several with a leading axis.
+    """
     a, b, c = _COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / x.norm().clamp_min(1e-7)
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def muon_step(matrix, gradient, average, lr, weight_decay, momentum=0.95):
+    """One step in place, for one matrix, or several with a leading axis as lr and weight decay have it."""
+    average.lerp_(gradient, 1.0 - momentum)
+    update = orthogonalised(gradient.lerp(average, momentum))
+    matrix.mul_(1.0 - lr * weight_decay)
+    matrix.sub_(update * (0.2 * math.sqrt(max(matrix.shape[-2:])) * lr))
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,7 +63,4 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
-                average = state["momentum"].lerp_(p.grad, 1.0 - momentum)
-                update = orthogonalised(p.grad.lerp(average, momentum))
-                p.mul_(1.0 - lr * group["weight_decay"])
-                p.sub_(update * (0.2 * math.sqrt(max(p.shape)) * lr))
+                muon_step(p, p.grad, state["momentum"], lr, group["weight_decay"], momentum)

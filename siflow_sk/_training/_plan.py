@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..exceptions import TrainingWarning
+from . import _together
 from ._loop import Batches, Data, Settings, Trainer
 
 
@@ -187,6 +188,7 @@ def fit_parts(
             trainer.polish()
         if checkpoint is not None and not (interrupted or trainer.interrupted):
             checkpoint.keep(lambda: [t.state() for t in trainers])
+    _together.leave()
     return Fitted(preprocessor, trainer.base, trainer.interpolant, trainer.network, trainer)
 
 

@@ -1,0 +1,309 @@
+"""Several fits as one: trainers in threads meet at every step, and steps of equal shape become one program.
+
+Each trainer keeps its rows, its random numbers and its decisions; what it does not do alone are the steps and
+the validations.  A small network keeps a processor busy with starting operations, not with numbers: fifteen
+of them, stacked along a leading axis, cost little more than three.
+"""
+
+import contextlib
+import copy
+import threading
+
+import torch
+from torch import nn
+
+from .._objective import guarded_log_density
+from ._capture import Recorded
+from ._muon import muon_step
+
+_HERE = threading.local()
+_BETAS, _EPS = (0.9, 0.99), 1e-8  # of AdamW
+_PACKAGE = __name__.split(".")[0]
+MOST_ROWS = 1024  # validation rows of one model that are scored beside those of others
+
+
+class Meeting:
+    """Where trainers in several threads wait until all of them do, and have their requests served at once.
+
+    A thread takes part inside :meth:`attend`, from there to :meth:`leave`.  Requests are served by one thread
+    of the meeting's own while no other takes part, and the threads go on one after the other: whatever each
+    does between two requests, it does not fight for the interpreter with the others.
+    """
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._busy, self._waiting, self._open = 0, [], True
+        self._stacks = {}
+        self._thread = threading.Thread(target=self._serve, name="siflow_sk meeting", daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+        self._thread.join()
+
+    def close(self):
+        """Nothing is served any more: whoever asks gets an error."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def attend(self):
+        """The calling thread takes part; its trainers ask here."""
+        if not self._open:
+            yield
+            return
+        _HERE.meeting, _HERE.counted = self, False
+        self._count()
+        try:
+            yield
+        finally:
+            leave()
+            _HERE.meeting = None
+
+    def ask(self, request):
+        """Have a request served; returns what the service answers."""
+        self._count()
+        with self._changed:
+            if not self._open:
+                raise RuntimeError("The search has ended.")
+            self._waiting.append(request)
+            self._busy -= 1
+            self._changed.notify_all()
+        request.served.wait()
+        if request.error is not None:
+            raise request.error
+        return request.answer
+
+    def _count(self, take_part=True):
+        if _HERE.counted != take_part:
+            _HERE.counted = take_part
+            with self._changed:
+                self._busy += 1 if take_part else -1
+                self._changed.notify_all()
+
+    def _serve(self):
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open or (self._waiting and not self._busy))
+                requests, self._waiting = self._waiting, []
+                if not self._open:
+                    break
+            # scores before steps: so a step finds everybody who takes part in it
+            scores = [r for r in requests if isinstance(r, Score)]
+            if scores:
+                with self._changed:
+                    self._waiting += [r for r in requests if not isinstance(r, Score)]
+            now = scores or requests
+            for group in _alike(now):
+                try:
+                    self._answer(group)
+                except Exception as error:  # belongs to those who asked
+                    for request in group:
+                        request.error = error
+            for request in now:
+                self._let_go(request)
+        for request in requests:
+            request.error = RuntimeError("The search has ended.")
+            self._let_go(request)
+
+    def _let_go(self, request):
+        with self._changed:
+            self._busy += 1
+            request.served.set()
+            self._changed.wait_for(lambda: not (self._open and self._busy))
+
+    def _answer(self, group):
+        if isinstance(group[0], Score):
+            answers = _scores(group)
+        else:
+            seats = [request.seat for request in group]
+            stack = self._stacks.get(group[0].key)
+            if stack is None or stack.seats != seats:  # somebody came or left
+                self._stacks = {k: s for k, s in self._stacks.items() if any(one.taken for one in s.seats)}
+                stack = self._stacks[group[0].key] = _Stack(seats)
+            answers = stack.step(group)
+        for request, answer in zip(group, answers, strict=True):
+            request.answer = answer
+
+
+def leave():
+    """The thread's trainers ask no more; what it does from here on nobody waits for."""
+    if getattr(_HERE, "meeting", None) is not None:
+        _HERE.meeting._count(False)
+
+
+def seat(trainer, loss, *rests_on):
+    """A seat for the steps of ``trainer`` on ``loss(velocity, *inputs)``, or None where it steps alone.
+
+    ``rests_on`` are parts and numbers: losses that agree in them are the same function.
+    """
+    meeting, network = getattr(_HERE, "meeting", None), trainer.network
+    likeness = [_likeness(part) for part in rests_on]
+    if meeting is None or None in likeness or not hasattr(network, "likeness"):
+        return None
+    return Seat(meeting, trainer, loss, (network.likeness(), trainer.settings.clip, *likeness))
+
+
+def _likeness(part):
+    """What parts that do the same agree in; None where that cannot be told."""
+    if isinstance(part, float | int | str):
+        return part
+    state = tuple(sorted(vars(part).items()))
+    ours = type(part).__module__.split(".")[0] == _PACKAGE
+    plain = all(isinstance(value, float | int | str | None) for _, value in state)
+    return (type(part), state) if ours and plain else None
+
+
+def _alike(requests):
+    """Lists of requests with equal keys, each in the order of the seats."""
+    groups = {}
+    for request in sorted(requests, key=lambda r: r.seat.number):
+        groups.setdefault(request.key, []).append(request)
+    return groups.values()
+
+
+class _Request:
+    def __init__(self, seat, key, inputs):
+        self.seat, self.key, self.inputs = seat, key, inputs
+        self.served, self.answer, self.error = threading.Event(), None, None
+
+
+class Step(_Request):
+    """One update; the inputs begin with the learning rate and the decay of the averaged weights."""
+
+
+class Score(_Request):
+    """The guarded log-density of rows by the averaged weights; the inputs end with the base."""
+
+
+class Seat:
+    """The place of a trainer among others: called as the update that it would do alone.
+
+    While it is taken, weights, averaged weights and moments are views of the stack's.
+    """
+
+    _numbers = iter(range(2**62))
+
+    def __init__(self, meeting, trainer, loss, key):
+        self.meeting, self.loss, self.key, self.number = meeting, loss, key, next(self._numbers)
+        self.network, self.average, self.taken = trainer.network, trainer.average, True
+        self.skeleton = copy.deepcopy(self.network)
+        self.weight_decay, self.clip = trainer.settings.weight_decay, trainer.settings.clip
+        self.by_muon = [acts_on_x(name, p) for name, p in self.network.named_parameters()]
+        weights = [p.data for p in self.network.parameters()]
+        moments = [torch.zeros_like(w) for w in weights]
+        squares = [
+            w.new_zeros(()) if m else torch.zeros_like(w) for w, m in zip(weights, self.by_muon, strict=True)
+        ]
+        self.moments, self.count = [*moments, *squares], weights[0].new_zeros(())
+
+    def __call__(self, rate, decay, *inputs):
+        """One step; returns the loss."""
+        shapes = tuple(value.shape for value in inputs)
+        like = inputs[0]
+        numbers = [torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (rate, decay)]
+        return self.meeting.ask(Step(self, (self.key, shapes), [*numbers, *inputs]))
+
+    def score(self, base, x, context):
+        """Guarded log-density of the rows, or None where that is done alone."""
+        likeness, with_context = _likeness(base), [] if context is None else [context]
+        if likeness is None or len(x) > MOST_ROWS:
+            return None
+        shapes = tuple(value.shape for value in (x, *with_context))
+        key = (self.network.likeness(), likeness, shapes)
+        return self.meeting.ask(Score(self, key, [x, *with_context, base]))
+
+    def tensors(self):
+        """All that a step changes."""
+        return [p.data for p in _weights(self)] + [*self.moments, self.count]
+
+    def bind(self, tensors):
+        """Let these be what a step changes."""
+        weights = _weights(self)
+        for p, value in zip(weights, tensors, strict=False):
+            p.data = value
+        *self.moments, self.count = tensors[len(weights) :]
+
+    def release(self):
+        """Weights that belong to the trainer alone again."""
+        self.taken = False
+        for p in _weights(self):
+            p.data = p.data.clone()
+
+
+def acts_on_x(name, parameter):
+    """Whether a weight is a matrix that acts on x, which Muon trains, and none of the network of t."""
+    return parameter.ndim == 2 and "time" not in name
+
+
+def _weights(seat):
+    return [*seat.network.parameters(), *seat.average.parameters()]
+
+
+def _with_weights(network, weights):
+    """A copy of the network with these weights, which may have a leading axis."""
+    made = copy.deepcopy(network)
+    for (name, _), weight in zip(list(made.named_parameters()), weights, strict=True):
+        owner, _, leaf = name.rpartition(".")
+        setattr(made.get_submodule(owner), leaf, nn.Parameter(weight))
+    return made
+
+
+def _scores(group):
+    *inputs, base = ([r.inputs[i] for r in group] for i in range(len(group[0].inputs)))
+    x, *context = (torch.stack(values) for values in inputs)
+    with torch.no_grad():
+        averages = zip(*(r.seat.average.parameters() for r in group), strict=True)
+        network = _with_weights(group[0].seat.skeleton, [torch.stack(values) for values in averages])
+        return guarded_log_density(network.given(*context) if context else network, base[0], x).unbind(0)
+
+
+class _Stack:
+    """Weights and moments of several seats with a leading axis, and a step of all of them."""
+
+    def __init__(self, seats):
+        self.seats, first = seats, seats[0]
+        tensors = [torch.stack(values) for values in zip(*(s.tensors() for s in seats), strict=True)]
+        for i, one in enumerate(seats):
+            one.bind([value[i] for value in tensors])
+        n = len(first.by_muon)
+        self.network = _with_weights(first.skeleton, tensors[:n])
+        self.averages, self.count = tensors[n : 2 * n], tensors[-1]
+        self.moments, self.squares = tensors[2 * n : 3 * n], tensors[3 * n : -1]
+        self.weight_decay = self.count.new_tensor([s.weight_decay for s in seats])
+        self.update = Recorded(self._update)
+
+    def step(self, group):
+        """The losses; ``group`` are the requests of the seats, in their order."""
+        inputs = [torch.stack(values) for values in zip(*(r.inputs for r in group), strict=True)]
+        return self.update(*inputs).unbind(0)
+
+    def _update(self, rate, decay, *inputs):
+        """As ``Trainer._update``, for all seats; every number has an entry for each."""
+        first, weights = self.seats[0], list(self.network.parameters())
+        losses = first.loss(self.network, *inputs)
+        gradients = torch.autograd.grad(losses.sum(), weights)
+        with torch.no_grad():
+            norm = sum(g.flatten(1).square().sum(1) for g in gradients).sqrt()
+            scale = (first.clip / (norm + 1e-6)).clamp_max(1.0).nan_to_num(0.0)
+            self.count.add_(1.0)
+            state = self.averages, self.moments, self.squares, first.by_muon
+            for weight, gradient, average, moment, square, by_muon in zip(
+                weights, gradients, *state, strict=True
+            ):
+                each = (-1, *[1] * (weight.ndim - 1))
+                gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * scale.reshape(each)
+                lr = rate.reshape(each)
+                if by_muon:
+                    muon_step(weight, gradient, moment, lr, self.weight_decay.reshape(each))
+                else:
+                    moment.lerp_(gradient, 1.0 - _BETAS[0])
+                    square.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1.0 - _BETAS[1])
+                    first_bias, second_bias = ((1.0 - b**self.count).reshape(each) for b in _BETAS)
+                    weight.sub_(lr / first_bias * moment / ((square / second_bias).sqrt() + _EPS))
+                average.lerp_(weight, 1.0 - decay.reshape(each))
+        return losses.detach()

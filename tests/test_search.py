@@ -1,0 +1,257 @@
+"""InterpolantSearchCV beside GridSearchCV, and networks stacked along a leading axis beside each alone."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_moons
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import siflow_sk
+from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow, InterpolantSearchCV
+from siflow_sk._objective import guarded_log_density, likelihood_loss, quadratic_loss
+from siflow_sk._training import Meeting, _together
+from siflow_sk._training._muon import orthogonalised
+from siflow_sk.bases import StudentT
+from siflow_sk.interpolants import Linear
+from siflow_sk.velocities import MLP, ConditionalMLP
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_moons(120, noise=0.1, random_state=0)[0]
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """How many fits took part in each step that was done together."""
+    sizes, step = [], _together._Stack.step
+
+    def counted(stack, group):
+        sizes.append(len(group))
+        return step(stack, group)
+
+    monkeypatch.setattr(_together._Stack, "step", counted)
+    return sizes
+
+
+def quick(**parameters):
+    settings = {"velocity": MLP(width=8), "preprocessor": "whiten", "solver": "rk4", "random_state": 0}
+    settings |= {"max_iter": 8, "polish": 6, "early_stopping": True}
+    return InterpolantFlow(**{**settings, **parameters})
+
+
+def both(estimator, grid, X, y=None, **parameters):
+    """The two searches, fitted."""
+    searches = (cls(estimator, grid, cv=2, **parameters) for cls in (InterpolantSearchCV, GridSearchCV))
+    return [search.fit(X, y) for search in searches]
+
+
+def agree(ours, theirs, atol=1e-5):
+    """Equal results, times aside: the same random numbers, another rounding."""
+    ours, theirs = ours.cv_results_, theirs.cv_results_
+    assert list(ours) == list(theirs)
+    assert ours["params"] == theirs["params"]
+    for name in ours:
+        if "score" in name and "time" not in name and "rank" not in name:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=atol)
+
+
+# -- the search --------------------------------------------------------------------------------------------
+
+
+def test_candidates_and_folds_are_trained_together_and_give_what_they_give_alone(X, together):
+    grid = {"weight_decay": [0.1, 2.0], "learning_rate_init": [1e-3, 1e-2], "ema_decay": [0.9]}
+    ours, theirs = both(quick(), grid, X, return_train_score=True)
+    assert max(together) == 8
+    agree(ours, theirs)
+    assert len(np.unique(ours.cv_results_["mean_test_score"])) == 4
+    assert ours.best_params_ == theirs.best_params_
+    np.testing.assert_array_equal(
+        ours.best_estimator_.score_samples(X), theirs.best_estimator_.score_samples(X)
+    )
+
+
+def test_fits_of_different_lengths_paths_and_bases_share_what_they_can(X, together):
+    grid = [
+        {"max_iter": [3, 9], "polish": [0, 5]},
+        {"interpolant": ["linear", "fourier"], "base": ["student_t"]},
+        {"velocity__n_blocks": [2], "velocity__activation": ["silu"], "batch_size": [16]},
+    ]
+    agree(*both(quick(), grid, X, refit=False))
+    assert {2, 8} <= set(together)
+
+
+def test_a_learning_rate_that_falls_begins_anew(X, together, monkeypatch):
+    seats, take = [], _together.seat
+    monkeypatch.setattr(_together, "seat", lambda *args: seats.append(args) or take(*args))
+    # no check counts as an improvement
+    flow = quick(n_iter_no_change=1, tol=1e3, polish=60)
+    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, refit=False), atol=1e-4)
+    assert max(together) == 4
+    assert len(seats) > 2 * (4 + 4)  # both searches, both stages
+
+
+def test_conditional_flows_and_pipelines(X, together):
+    flow = ConditionalInterpolantFlow(
+        velocity=ConditionalMLP(width=8, context_width=8), max_iter=6, polish=4, random_state=0
+    ).set_params(solver="rk4", early_stopping=True)
+    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X[:, :1], X[:, 1], refit=False))
+    assert max(together) == 4
+    together.clear()
+    agree(*both(make_pipeline(StandardScaler(), quick()), {"interpolantflow__weight_decay": [0.1, 1.0]}, X))
+    assert max(together) == 4
+
+
+def test_in_processes(X):
+    agree(*both(quick(), {"weight_decay": [0.1, 1.0]}, X, n_jobs=2, pre_dispatch=3, refit=False))
+
+
+def test_wide_networks_are_left_to_grid_search(X, together):
+    ours, theirs = both(quick(max_iter=2, polish=2), {"velocity__width": [8, 129]}, X, refit=False)
+    agree(ours, theirs, atol=0)
+    assert not together
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+def test_a_candidate_that_cannot_be_fitted_costs_only_itself(X, together):
+    grid = {"learning_rate_init": [3e-3, -1.0]}
+    with pytest.warns(FitFailedWarning, match="2 fits failed"):
+        search = InterpolantSearchCV(quick(), grid, cv=2, refit=False).fit(X)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores[0])
+    assert np.isnan(scores[1])
+    assert max(together) == 2
+    with pytest.raises(ValueError, match="learning_rate_init"):
+        InterpolantSearchCV(quick(), grid, cv=2, error_score="raise").fit(X)
+
+
+def test_an_error_in_a_common_step_reaches_those_who_asked(X, monkeypatch):
+    def broken(stack, group):
+        raise RuntimeError("out of everything")
+
+    monkeypatch.setattr(_together._Stack, "step", broken)
+    with pytest.raises(RuntimeError, match="out of everything"):
+        InterpolantSearchCV(quick(), {"weight_decay": [0.1, 1.0]}, cv=2, error_score="raise").fit(X)
+    assert "siflow_sk meeting" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_interrupt_ends_the_search(X, monkeypatch):
+    monkeypatch.setattr(
+        "siflow_sk.search.joblib.delayed", lambda function: lambda share: (_interrupted, (share,), {})
+    )
+    with pytest.raises(KeyboardInterrupt):
+        InterpolantSearchCV(quick(max_iter=10**6), {"weight_decay": [0.1, 1.0]}, cv=2).fit(X)
+
+
+def _interrupted(share):
+    """The main thread is interrupted while the fits are under way."""
+    with Meeting() as meeting:
+        threads = [threading.Thread(target=_attended, args=(meeting, task), daemon=True) for task in share]
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.5)
+        assert threads[0].is_alive()
+        meeting.close()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    raise KeyboardInterrupt
+
+
+def _attended(meeting, task):
+    with meeting.attend():
+        task()
+
+
+def test_filters_of_warnings_and_the_random_state_stay(X):
+    legacy, filters = np.random.get_state()[1].copy(), list(warnings.filters)  # noqa: NPY002
+    state = torch.get_rng_state()
+    InterpolantSearchCV(quick(), {"weight_decay": [0.1, 1.0]}, cv=2).fit(X)
+    assert warnings.filters == filters
+    np.testing.assert_array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_of_rows_reach_the_fits(X):
+    weight = np.random.default_rng(0).integers(0, 3, len(X)).astype(float)
+    searches = (cls(quick(), {"weight_decay": [0.1]}, cv=2) for cls in (InterpolantSearchCV, GridSearchCV))
+    agree(*(search.fit(X, sample_weight=weight) for search in searches))
+
+
+def test_what_was_found_can_be_saved(X, tmp_path):
+    search = InterpolantSearchCV(quick(), {"weight_decay": [0.1, 1.0]}, cv=2).fit(X)
+    search.best_estimator_.save(tmp_path / "best.safetensors")
+    loaded = siflow_sk.load(tmp_path / "best.safetensors")
+    np.testing.assert_array_equal(loaded.score_samples(X), search.score_samples(X))
+
+
+# -- a leading axis of models ------------------------------------------------------------------------------
+
+NETWORKS = {
+    "tanh": MLP(width=7),
+    "silu, two blocks": MLP(width=6, n_blocks=2, activation="silu"),
+    "softplus": MLP(width=5, activation="softplus", n_frequencies=2),
+}
+
+
+@pytest.mark.parametrize("with_context", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_stacked_networks_are_each_of_them(name, with_context):
+    generator = torch.Generator().manual_seed(0)
+    extra = {"n_context": 2} if with_context else {}
+    networks = [NETWORKS[name].build(3, generator, **extra).double() for _ in range(4)]
+    for network in networks:  # nothing of them is zero
+        for p in network.parameters():
+            p.data += 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    t, x0, x1, context = (
+        torch.rand(4, 10, k, generator=generator, dtype=torch.float64) for k in (1, 3, 3, 2)
+    )
+    knots = torch.linspace(1.0, 0.0, 3, dtype=torch.float64) + 0.0 * t[:, :1, 0]
+    knots[:, 1] += torch.tensor([0.0, 0.1, -0.1, 0.05])
+    base = StudentT().fit(x0[0], None)
+    losses = (
+        lambda v, i: quadratic_loss(v, Linear(), t[i], x0[i], x1[i]),
+        lambda v, i: likelihood_loss(v, base, x1[i], knots[i], 3.0),
+        lambda v, i: guarded_log_density(v, base, x1[i]).mean(-1),
+    )
+    weights = [torch.stack(ws).detach() for ws in zip(*(n.parameters() for n in networks), strict=True)]
+    stack = _together._with_weights(networks[0], weights)
+
+    def at(network, i):
+        return network.given(context[i]) if with_context else network
+
+    for loss in losses:
+        found = loss(at(stack, slice(None)), slice(None))
+        gradients = torch.autograd.grad(found.sum(), list(stack.parameters()), materialize_grads=True)
+        for i, network in enumerate(networks):
+            alone = loss(at(network, i), i)
+            torch.testing.assert_close(found[i], alone, rtol=1e-12, atol=1e-12)
+            wanted = torch.autograd.grad(alone, list(network.parameters()), materialize_grads=True)
+            for g, w in zip(gradients, wanted, strict=True):
+                torch.testing.assert_close(g[i], w, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (3, 4, 5), (3, 4, 4)])
+def test_stacked_matrices_are_orthogonalised_each_by_itself(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrices[1] *= 1e3
+    for one, alone in zip(orthogonalised(matrices), map(orthogonalised, matrices), strict=True):
+        torch.testing.assert_close(one, alone, rtol=1e-12, atol=1e-12)
+
+
+def test_a_part_whose_state_is_not_numbers_steps_alone():
+    class Own(Linear):
+        pass
+
+    assert _together._likeness(Linear()) == _together._likeness(Linear())
+    assert _together._likeness(StudentT(3.0)) != _together._likeness(StudentT(4.0))
+    assert _together._likeness(Own()) is None  # of another module
+    tabulated = Linear()
+    tabulated.table = torch.zeros(3)
+    assert _together._likeness(tabulated) is None
