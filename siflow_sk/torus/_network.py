@@ -7,7 +7,7 @@ from .._kernel import product
 from ..velocities import ACTIVATIONS, MLP, Velocity, exact_divergence
 from ._parts import Halves, take
 
-N_HARMONICS = 3  # more of them overfit and fewer are too smooth for rotamers, measured on dihedral angles
+N_HARMONICS = 3  # more of them overfit, fewer are too smooth for the narrow clusters of dihedral angles
 # unit of what the network says of an angle, about half a turn: the truth is of this size
 UNIT = 3.0
 
