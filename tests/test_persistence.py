@@ -535,6 +535,22 @@ def test_classes_that_are_not_registered_are_refused(flow, path):
         refused(path, f"names the class '{name}', which is not registered")
 
 
+def test_a_forged_file_whose_error_has_no_text_is_refused(flow, path, monkeypatch):
+    """As where the text shows an object that the file left half-made."""
+
+    class MuteError(Exception):
+        def __str__(self):
+            raise AttributeError("half-made")
+
+    def decode(decoder, node):
+        raise MuteError
+
+    flow.save(path)
+    monkeypatch.setattr(siflow_sk.persistence.Decoder, "decode", decode)
+    with pytest.raises(ValueError, match=r"the content is not what save\(path\) writes \(MuteError\)"):
+        siflow_sk.load(path)
+
+
 def test_a_file_of_something_else_is_refused(flow, path):
     flow.save(path)
     edited(path, lambda content: content.update(object=node_of(content, "solver_")))

@@ -154,7 +154,10 @@ def load(path, device="auto"):
 
 
 def _not_ours(path, error):
-    told = f"{type(error).__name__}: {error}"
+    try:
+        told = f"{type(error).__name__}: {error}"
+    except Exception:  # a text that would show an object which the file left half-made
+        told = type(error).__name__
     return ValueError(f"{str(path)!r}: the content is not what save(path) writes ({told}).")
 
 
