@@ -51,10 +51,10 @@ class InterpolantTransport(FittedMixin, PartsMixin, OneToOneFeatureMixin, Transf
     ----------
     interpolant : {"linear", "trigonometric", "fourier"} or Interpolant, default="linear"
         The path between a pair of rows.
-    coupling : {"optimal_transport", "independent", "by_cluster", "paired"} or Coupling, \
-            default="optimal_transport"
-        Which rows are paired, inside a batch; distances are those after the preprocessor.  ``"paired"``:
-        the rows of the tables as they are listed, row i with row i; all tables need the same number.
+    coupling : str or Coupling, default="optimal_transport"
+        Which rows are paired, inside a batch: ``"optimal_transport"``, ``"independent"``, ``"by_cluster"``;
+        distances are those after the preprocessor.  ``"paired"``: the rows of the tables as they are listed,
+        row i with row i; all tables need the same number.
     velocity : {"mlp", "residual"} or part, default="mlp"
         The network, one for every pair of neighbouring times.
     preprocessor : {"standardize", "whiten", "gaussianize", "none"} or Preprocessor, default="standardize"
