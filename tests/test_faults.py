@@ -650,6 +650,7 @@ BAD_PARAMETERS = {
         "(?=.*gaussianize)(?=.*none)(?=.*standardize).*whiten",
     ),
     "solver": (["euler", 20, None], "(?=.*dopri5)(?=.*grid)(?=.*rk4).*torchdiffeq"),
+    "periodic": (["phi", 3, [0, 6.28]], "an instance of 'dict' or None"),
     "max_iter": ([0, -1, 2.5, "many", None], r"an int in the range \[1, inf\) or a str among \{'auto'\}"),
     "polish": ([-1, 0.5, "some", None], r"an int in the range \[0, inf\) or a str among \{'auto'\}"),
     "batch_size": ([0, 2.5, "large", None], r"an int in the range \[1, inf\) or a str among \{'auto'\}"),

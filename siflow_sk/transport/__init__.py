@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, clone
 
 from .. import _likelihood, _tensors
 from .._compat import HasMethods, _fit_context
@@ -34,7 +34,7 @@ _TRAINING = (
 )
 
 
-class InterpolantTransport(FittedMixin, PartsMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class InterpolantTransport(FittedMixin, PartsMixin, BaseEstimator):
     r"""Invertible map of one table into another, or of a snapshot in time into the next ones.
 
     Rows :math:`x_0` of the source and :math:`x_1` of the target are joined by an interpolant

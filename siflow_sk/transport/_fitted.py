@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
@@ -22,7 +23,7 @@ def _has_density(self):
     return True
 
 
-class FittedMixin(RowsMixin):
+class FittedMixin(RowsMixin, OneToOneFeatureMixin, TransformerMixin):
     """Of an estimator with ``segments_`` and ``times_``."""
 
     def transform(self, X):
