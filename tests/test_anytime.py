@@ -215,7 +215,7 @@ def test_marginals_of_the_forward_equation(diffusion):
 
 
 def test_marginals_after_few_steps():
-    """20 steps and a strong noise, where Euler's are off by 13 standard errors; 5 numbers, level 1e-8."""
+    """20 steps and a strong noise, where Euler's are off by 11 standard errors; 5 numbers, level 1e-8."""
     law = gaussian([2.0, 0.0], np.diag([0.25, 2.25]))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40_000, 2, dtype=torch.float64, generator=generator)
