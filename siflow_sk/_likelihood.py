@@ -13,7 +13,7 @@ import torch
 from ._memory import usable_bytes
 from ._score import score_from_velocity
 from .solvers import integrate_sde
-from .velocities import given, hold_weights, velocity_and_divergence
+from .velocities import acts_on_x, given, hold_weights, velocity_and_divergence
 
 # rows of a block: what the caches hold on a CPU, what fills a GPU
 BLOCK = {"cpu": 256, "cuda": 4096}
@@ -26,7 +26,7 @@ def block_size(x, velocity):
     """Rows of a block: halved until they fit into the memory that may be used."""
     network = getattr(velocity, "network", velocity)
     parameters = getattr(network, "named_parameters", list)()
-    matrices = [p for name, p in parameters if p.ndim == 2 and "time" not in name]
+    matrices = [p for name, p in parameters if acts_on_x(name, p)]
     widest = max([x.shape[1], *(max(p.shape) for p in matrices)])
     row = _VECTORS * widest * x.element_size() * getattr(network, "n_directions", 1)
     size, usable = BLOCK[x.device.type], usable_bytes(x.device)

@@ -228,8 +228,16 @@ def within_turns(X, turns):
     for j, (start, period) in turns.items():
         column = X[:, j].astype(np.float64)
         inside = (column >= start) & (column < start + period)
-        X[:, j] = np.where(inside, column, start + np.mod(column - start, period))
+        moved = (start + np.mod(column - start, period)).astype(X.dtype)
+        X[:, j] = np.where(inside, column, np.where(moved >= start + period, start, moved))  # rounded up
     return X
+
+
+def off_constant(X, active, constant, spread):
+    """Rows with another value in a constant column, beyond what rounding and the rows that fit saw allow."""
+    off = ~active
+    slack = spread + 8 * np.finfo(X.dtype).eps * np.abs(constant[off])
+    return (np.abs(X[:, off] - constant[off]) > slack).any(axis=1)
 
 
 def split_constant(rows, names):

@@ -96,6 +96,8 @@ class OptimalTransport(Coupling):
     tensor([[9., 0., 5.]])
     """
 
+    scipy_limit = 1024  # of files from before there was a choice
+
     def __init__(self, scipy_limit=1024):
         self.scipy_limit = scipy_limit
 
@@ -138,7 +140,8 @@ class ByCluster(Coupling):
     clusterer : estimator, default=None
         Any scikit-learn estimator with ``predict``.  A clone is fitted to draws of both ends together, in the
         space after the preprocessor; a ``FrozenEstimator`` is taken as it is, around a classifier that knows
-        the groups for example, and predicts in that space too: ``preprocessor="none"`` makes it that of X.
+        the groups for example, and predicts in that space too: ``preprocessor="none"`` makes it that of X,
+        but that periodic columns are in radians there, and cut at the start of their turn.
         ``None`` is ``KMeans()``.
 
     Attributes

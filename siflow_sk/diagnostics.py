@@ -164,7 +164,8 @@ def straightness(flow, n_samples=4096, random_state=None):
     flow._report_unsolved(~known)
     distance, energy = distance[known], energy[known]
     ratio = distance.mean() / energy.mean()
-    error = (distance - ratio * energy).std(ddof=1) / math.sqrt(len(energy)) / energy.mean()
+    spread = (distance - ratio * energy).std(ddof=1) if len(energy) > 1 else math.nan
+    error = spread / math.sqrt(len(energy)) / energy.mean()
     return float(ratio), float(error)
 
 

@@ -40,7 +40,7 @@ class Interpolant(Component):
         return jvp(self.beta, (t,), (torch.ones_like(t),))[1]
 
     def point(self, t, x0, x1):
-        """The point x_t of the path, ``(n, d)``, for ``t`` of shape ``(n, 1)`` or scalar."""
+        """The point x_t of the path, ``(n, d)`` for any d, for ``t`` of shape ``(n, 1)`` or scalar."""
         return self.alpha(t) * x0 + self.beta(t) * x1
 
     def velocity(self, t, x0, x1):

@@ -39,7 +39,7 @@ class InterpolantSearchCV(GridSearchCV):
     decisions; but where networks have equal shapes, whatever their learning rates, weight decays, seeds or
     budgets, their weights are stacked along a leading axis and a step of all of them is one batched program,
     and so is a validation.  What is left to each fit is the preprocessing, the choice of the time grid and
-    the scores.  The final ``refit`` is an ordinary fit.
+    the scores.  The final ``refit`` is one fit on all rows.
 
     Rounding differs from that of a fit alone, as it does between two machines; what training makes of that is
     about as large as the error of a score, and far below the difference of two seeds.
@@ -173,11 +173,14 @@ class InterpolantSearchCV(GridSearchCV):
 
 def _gains(estimator):
     flows = [v for v in (estimator, *estimator.get_params().values()) if isinstance(v, PartsMixin)]
-    networks = [flow._resolve("velocity") for flow in flows]
-    kinds = {_tensors.resolve_device(flow.device).type for flow in flows}
+    try:
+        networks = [flow._resolve("velocity") for flow in flows]
+        kinds = {_tensors.resolve_device(flow.device).type for flow in flows}
+        small = all(n.width * n.n_blocks <= _WIDTH for n in networks if isinstance(n, MLP))
+    except (TypeError, ValueError):  # the fit will say so, and error_score decides what becomes of it
+        return None
     if len(kinds) != 1 or not all(isinstance(network, MLP) for network in networks):
         return None
-    small = all(network.width * network.n_blocks <= _WIDTH for network in networks)
     return kinds.pop() if small or kinds == {"cuda"} else None
 
 

@@ -60,6 +60,11 @@ def hold_weights(v):
     return v.hold_weights() if hasattr(v, "hold_weights") else v
 
 
+def acts_on_x(name, parameter):
+    """Whether a named weight is a matrix that acts on x, and none of the network of t."""
+    return parameter.ndim == 2 and "time" not in name
+
+
 def given(v, context=None):
     """The velocity at the context of every row ``(n, k)``; the velocity itself where there is none."""
     return v if context is None else v.given(context)

@@ -161,6 +161,11 @@ def test_one_end_of_two_may_be_infinite(sign):
     np.testing.assert_allclose(density.score_samples(sign * X), law.logpdf(X[:, 0]), rtol=1e-12)
 
 
+def test_one_value_says_nothing_of_ends():
+    with pytest.raises(ValueError, match="column 1 has one value, from which no ends can be guessed"):
+        MixedDensity(Normal(), kinds={1: "interval"}).fit(np.array([[0.1, 2.0], [0.4, 2.0], [0.2, 2.0]]))
+
+
 def test_the_density_between_two_ends_gives_parts_of_the_interval_their_probability():
     X = np.linspace(-0.9, 2.9, 30)[:, None]
     density = MixedDensity(Normal(), kinds={0: (-1.0, 3.0)}).fit(X)

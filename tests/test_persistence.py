@@ -32,7 +32,7 @@ from sklearn.preprocessing import Binarizer, PowerTransformer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 import siflow_sk
-from siflow_sk import InterpolantFlow, InterpolantSearchCV, make_density_pipeline
+from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow, InterpolantSearchCV, make_density_pipeline
 from siflow_sk.bases import Base, Gaussian, SklearnDensity
 from siflow_sk.exceptions import DeviceWarning, VersionWarning
 from siflow_sk.interpolants import Interpolant, WithNoise
@@ -299,6 +299,19 @@ def test_files_of_older_formats_keep_loading(version):
     np.testing.assert_allclose(flow.inverse_transform(flow.transform(X)), X, atol=1e-3)
     assert flow.sample(3, random_state=0).shape == X[:3].shape
     flow.partial_fit(X)
+
+
+def test_files_from_before_a_part_had_a_choice(X, path):
+    """What later versions note, an older file does not hold."""
+    model = ConditionalInterpolantFlow(max_iter=2, polish=0, random_state=0).fit(X[:, :1], X[:, 1])
+    wanted = model.score_samples(X[:, :1], X[:, 1])
+    del model._spread
+    np.testing.assert_array_equal(there_and_back(model, path).score_samples(X[:, :1], X[:, 1]), wanted)
+    coupled = fitted(X, coupling="optimal_transport")
+    del coupled.coupling_.scipy_limit
+    woken = there_and_back(coupled, path)
+    assert repr(woken.coupling_) == "OptimalTransport()"
+    np.testing.assert_array_equal(woken.score_samples(X), coupled.score_samples(X))
 
 
 def test_classes_of_older_files_keep_their_names():

@@ -131,6 +131,14 @@ def test_a_candidate_that_cannot_be_fitted_costs_only_itself(X, together):
         InterpolantSearchCV(quick(), grid, cv=2, error_score="raise").fit(X)
 
 
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+@pytest.mark.parametrize("grid", [{"velocity__width": [8, "x"]}, {"device": ["cpu", "gpu7"]}])
+def test_a_part_that_is_none_costs_only_its_candidate(X, grid):
+    with pytest.warns(FitFailedWarning, match="2 fits failed"):
+        search = InterpolantSearchCV(quick(), grid, cv=2, refit=False).fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).tolist() == [True, False]
+
+
 def test_an_error_in_a_common_step_reaches_those_who_asked(X, monkeypatch):
     def broken(stack, group):
         raise RuntimeError("out of everything")

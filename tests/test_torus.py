@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from siflow_sk import load
+from siflow_sk import _tensors, load
 from siflow_sk._likelihood import log_density
 from siflow_sk.bases import StandardNormal
 from siflow_sk.interpolants import Linear, Trigonometric, WithNoise
@@ -37,6 +37,7 @@ from siflow_sk.torus import (
     WrappedNormal,
     on_torus,
 )
+from siflow_sk.torus._parts import within_a_turn
 from siflow_sk.velocities import MLP, ResidualMLP, Velocity
 
 TURN = 2.0 * math.pi
@@ -472,6 +473,24 @@ def test_parts_by_name_and_by_instance(cylinder, parameters):
     np.testing.assert_allclose(flow.score_samples(rows.assign(phi=rows["phi"] - 360.0)), value, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_rounding_leads_to_the_end_of_the_turn(dtype):
+    X = np.array([[-1e-20, 1.0], [359.99999999999997, 2.0], [-1e-6, 3.0], [np.nan, 4.0]]).astype(dtype)
+    found = _tensors.within_turns(X, {0: (0.0, 360.0)})
+    assert ((found[:3, 0] >= 0.0) & (found[:3, 0] < 360.0)).all()
+    assert np.isnan(found[3, 0])
+    np.testing.assert_array_equal(found[:, 1], X[:, 1])
+    angle = within_a_turn(torch.tensor([-1e-30, 1.0], dtype=getattr(torch, dtype)))
+    assert angle.tolist() == [0.0, 1.0]
+
+
+def test_rows_of_weight_zero_do_not_say_where_a_turn_starts(cylinder):
+    rows = np.vstack([cylinder.to_numpy()[:100] % [1e6, 360.0], [[0.0, -90.0]]])
+    flow = quick(periodic={1: 360.0}, max_iter=2, polish=0)
+    assert flow.fit(rows, sample_weight=[1.0] * 100 + [0.0]).periodic_ == {1: (0.0, 360.0)}
+    assert flow.fit(rows).periodic_ == {1: (-180.0, 360.0)}
+
+
 def test_a_constant_angle_is_the_same_after_a_turn():
     X = np.column_stack([np.linspace(0.0, 1.0, 60), np.where(np.arange(60) % 2, 0.0, 360.0)])
     with pytest.warns(UserWarning, match="column 1 constant"):
@@ -550,7 +569,7 @@ def test_bad_periods_are_refused(cylinder, cylinder_flow, periodic, message):
         ({"base": "learnt_gaussian"}, "is learnt, which periodic columns do not allow"),
         ({"interpolant": WithNoise()}, "has noise, which periodic columns do not allow"),
         ({"periodic": None, "base": "wrapped_normal"}, "a wrapped normal is a density of angles"),
-        ({"base": WrappedNormal(0.0)}, "scale must be finite and > 0, got 0.0"),
+        ({"base": WrappedNormal(0.0)}, "scale must be > 0 and at most 100, got 0.0"),
     ],
     ids=str,
 )

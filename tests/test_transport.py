@@ -200,6 +200,8 @@ def test_the_score_takes_every_row_at_its_time():
         transport.score(X, t + 1.0)
     with pytest.raises(ValueError, match="y must lie in"):
         transport.score(X, X)
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        transport.score(X, t, sample_weight=np.append(np.ones(len(X) - 1), -1.0))
 
 
 def test_without_a_density_there_is_no_likelihood(fitted):

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .._objective import guarded_log_density, likelihood_loss, path_gain, quadratic_loss
 from ..couplings import Independent
 from ..exceptions import TrainingWarning
-from ..velocities import given
+from ..velocities import acts_on_x, given
 from . import _together
 from ._capture import Recorded
 from ._muon import Muon
@@ -350,7 +350,7 @@ class Trainer:
         s = self.settings
         matrices, other = [], []
         for name, parameter in self.network.named_parameters():
-            (matrices if _together.acts_on_x(name, parameter) else other).append(parameter)
+            (matrices if acts_on_x(name, parameter) else other).append(parameter)
         chosen = []
         if matrices:
             chosen.append(Muon(matrices, weight_decay=s.weight_decay))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .._objective import guarded_log_density
+from ..velocities import acts_on_x
 from ._capture import Recorded
 from ._muon import muon_step
 
@@ -53,9 +54,6 @@ class Meeting:
     @contextlib.contextmanager
     def attend(self):
         """The calling thread takes part; its trainers ask here."""
-        if not self._open:
-            yield
-            return
         _HERE.meeting, _HERE.counted = self, False
         self._count()
         try:
@@ -144,6 +142,7 @@ def seat(trainer, loss, *rests_on):
     meeting, network = getattr(_HERE, "meeting", None), trainer.network
     likeness = [_likeness(part) for part in rests_on]
     if meeting is None or None in likeness or not hasattr(network, "likeness"):
+        leave()
         return None
     return Seat(meeting, trainer, loss, (network.likeness(), trainer.settings.clip, *likeness))
 
@@ -191,7 +190,6 @@ class Seat:
     def __init__(self, meeting, trainer, loss, key):
         self.meeting, self.loss, self.key, self.number = meeting, loss, key, next(self._numbers)
         self.network, self.average, self.taken = trainer.network, trainer.average, True
-        self.skeleton = copy.deepcopy(self.network)
         self.weight_decay, self.clip = trainer.settings.weight_decay, trainer.settings.clip
         self.by_muon = [acts_on_x(name, p) for name, p in self.network.named_parameters()]
         weights = [p.data for p in self.network.parameters()]
@@ -235,11 +233,6 @@ class Seat:
             p.data = p.data.clone()
 
 
-def acts_on_x(name, parameter):
-    """Whether a weight is a matrix that acts on x, which Muon trains, and none of the network of t."""
-    return parameter.ndim == 2 and "time" not in name
-
-
 def _weights(seat):
     return [*seat.network.parameters(), *seat.average.parameters()]
 
@@ -258,7 +251,7 @@ def _scores(group):
     x, *context = (torch.stack(values) for values in inputs)
     with torch.no_grad():
         averages = zip(*(r.seat.average.parameters() for r in group), strict=True)
-        network = _with_weights(group[0].seat.skeleton, [torch.stack(values) for values in averages])
+        network = _with_weights(group[0].seat.network, [torch.stack(values) for values in averages])
         return guarded_log_density(network.given(*context) if context else network, base[0], x).unbind(0)
 
 
@@ -271,7 +264,7 @@ class _Stack:
         for i, one in enumerate(seats):
             one.bind([value[i] for value in tensors])
         n = len(first.by_muon)
-        self.network = _with_weights(first.skeleton, tensors[:n])
+        self.network = _with_weights(first.network, tensors[:n])
         self.averages, self.count = tensors[n : 2 * n], tensors[-1]
         self.moments, self.squares = tensors[2 * n : 3 * n], tensors[3 * n : -1]
         self.weight_decay = self.count.new_tensor([s.weight_decay for s in seats])

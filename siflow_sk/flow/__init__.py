@@ -291,7 +291,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
             raise ValueError("sample_weight: at least one weight must be greater than zero.")
         if not one_pass:
             X, weight = _tensors.thin(X, weight, self._most_rows(), seed)
-        turns = self._find_turns(X, continues)
+        turns = self._find_turns(X, weight, continues)
         rows, weight, n_draws = _tensors.canonical(_tensors.within_turns(X, turns), weight)
         names = _tensors.column_names(self, X.shape[1])
         if continues:
@@ -345,11 +345,11 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
 
-    def _find_turns(self, X, continues):
+    def _find_turns(self, X, weight, continues):
         """Periodic columns and the turn that their values are taken into."""
         periods = periods_of(self.periodic, X.shape[1], getattr(self, "feature_names_in_", None))
         if not continues:
-            return _tensors.turns_of(X, periods)
+            return _tensors.turns_of(X[weight > 0], periods) if periods else {}
         turns = getattr(self, "periodic_", {})  # older files have none
         if periods != {j: period for j, (_, period) in turns.items()}:
             raise ValueError(

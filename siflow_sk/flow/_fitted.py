@@ -132,6 +132,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         for rows in _tensors.row_chunks(*out.shape):
             z = self.base_.sample(rows.stop - rows.start, generator)
             out[rows] = self._to_rows(carry(self._to_network(z), generator))
+        out = _tensors.within_turns(out, getattr(self, "periodic_", None))
         self._report_unsolved(np.isnan(out).any(axis=1))
         return in_container(self, out, self._columns())
 
@@ -183,6 +184,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         for rows in _tensors.row_chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
             out[rows] = self._to_rows(nan_where(far, carry(z, generator)))
+        out = _tensors.within_turns(out, getattr(self, "periodic_", None))
         self._report_unsolved(np.isnan(out).any(axis=1))
         return in_container(self, out, self._columns(), container)
 
@@ -232,6 +234,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         out = np.empty((len(Z), self.n_features_in_), dtype=Z.dtype)
         for rows in _tensors.row_chunks(*out.shape):
             out[rows] = self._to_rows(carry(self._to_network(_tensors.to_tensor(Z[rows]))))
+        out = _tensors.within_turns(out, getattr(self, "periodic_", None))
         self._report_unsolved(np.isnan(out).any(axis=1))
         return in_container(self, out, self._columns(), X)
 

@@ -14,6 +14,8 @@ from ..exceptions import SolverWarning
 class RowsMixin:
     """Of an estimator with ``preprocessor_``, ``device_`` and what ``fit`` noted of constant columns."""
 
+    _spread = 0.0  # of files from before it was noted
+
     def _check(self, X):
         check_is_fitted(self)
         return _tensors.check_table(self, X, reset=False)
@@ -28,14 +30,11 @@ class RowsMixin:
         what becomes of it.
         """
         X = _tensors.within_turns(X, getattr(self, "periodic_", None))  # older files have none
-        off = ~self._active
-        value = self._constant[off]
-        # what rounding to this dtype can do, and what the rows that fit saw did
-        slack = self._spread + 8 * np.finfo(X.dtype).eps * np.abs(value)
-        outside = _tensors.to_tensor((np.abs(X[:, off] - value) > slack).any(axis=1), torch.bool)
+        outside = _tensors.off_constant(X, self._active, self._constant, self._spread)
         z, log_det = self.preprocessor_.forward(_tensors.to_tensor(X[:, self._active]))
         far = ~torch.isfinite(self._to_network(z)).all(1).cpu()
-        return self._to_network(torch.where(far[:, None], 0.0, z)), log_det, outside, far
+        z = self._to_network(torch.where(far[:, None], 0.0, z))
+        return z, log_det, _tensors.to_tensor(outside, torch.bool), far
 
     def _to_rows(self, z):
         """Rows of X from latent points of any time."""

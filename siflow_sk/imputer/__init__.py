@@ -161,7 +161,9 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
             raise ValueError(f"X: {len(X)} row(s) with a value, while a minimum of 2 is required.")
         missing = np.isnan(X)
         first = X[missing.argmin(axis=0), np.arange(X.shape[1])]
-        self._active, self._constant = _tensors.split_constant(np.where(missing, first, X), names)
+        filled = np.where(missing, first, X)
+        self._active, self._constant = _tensors.split_constant(filled, names)
+        self._spread = np.ptp(filled[:, ~self._active], axis=0)
         X, missing = X[:, self._active], missing[:, self._active]
 
         rng = np.random.default_rng(seed)
@@ -277,9 +279,7 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
             Only if ``return_error``; 0 in complete rows.
         """
         X = self._check(X)
-        off = ~self._active
-        slack = 8 * np.finfo(X.dtype).eps * np.abs(self._constant[off])
-        other = (np.abs(X[:, off] - self._constant[off]) > slack).any(axis=1)
+        other = _tensors.off_constant(X, self._active, self._constant, self._spread)
         rows = X[:, self._active].astype(np.float64)
         missing = np.isnan(rows)
         values, errors = np.zeros(len(rows)), np.zeros(len(rows))

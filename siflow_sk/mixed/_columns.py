@@ -40,7 +40,11 @@ def are_ends(kind):
 def guess_ends(column, name):
     """The ends of an interval that the values come from, if they spread evenly over it."""
     values = np.unique(_numbers(column, name))
-    gap = (values[-1] - values[0]) / max(1, len(values) - 1)
+    if len(values) < 2:
+        raise ValueError(
+            f"column {name!r} has one value, from which no ends can be guessed; say 'constant', or the ends."
+        )
+    gap = (values[-1] - values[0]) / (len(values) - 1)
     return float(values[0] - gap), float(values[-1] + gap)
 
 

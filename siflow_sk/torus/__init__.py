@@ -118,6 +118,6 @@ def on_torus(parts, turns, n_features):
         "velocity": PeriodicVelocity(parts["velocity"], angular),
         "preprocessor": Angles(rest_map if mixed else Identity(), turns, isinstance(rest_map, Gaussianize)),
     }
-    if isinstance(parts["coupling"], OptimalTransport):
+    if type(parts["coupling"]) is OptimalTransport:  # and none with a cost of its own
         own["coupling"] = GeodesicTransport(angular, parts["coupling"].scipy_limit)
     return {**parts, **own}

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .._kernel import product
-from ..velocities import ACTIVATIONS, MLP, Velocity, exact_divergence
+from ..velocities import ACTIVATIONS, Velocity, _ClosedFormNetwork, exact_divergence
 from ._parts import Halves, take
 
 N_HARMONICS = 3  # more of them overfit, fewer are too smooth for the narrow clusters of dihedral angles
@@ -39,20 +39,20 @@ class PeriodicVelocity(Velocity):
 
     def build(self, n_features, generator):
         """The module."""
-        closed_form = isinstance(self.velocity, MLP)
-        return (_ClosedForm if closed_form else _Embedded)(
-            self.velocity, Halves(self.angular, n_features), generator
-        )
+        halves = Halves(self.angular, n_features)
+        network = self.velocity.build(len(halves.ordinary) + 2 * N_HARMONICS * len(halves.angular), generator)
+        closed_form = isinstance(network, _ClosedFormNetwork)
+        return (_ClosedForm if closed_form else _Embedded)(network, halves)
 
 
 class _Embedded(nn.Module):
     """A network of the features of x, of whose outputs one is kept for each column of x."""
 
-    def __init__(self, recipe, halves, generator):
+    def __init__(self, network, halves):
         super().__init__()
+        self.network = network
         self.angular, self.ordinary = halves.angular, halves.ordinary
         n, step = len(self.ordinary), 2 * N_HARMONICS
-        self.network = recipe.build(n + step * len(self.angular), generator)
         # the outputs of ordinary columns, then of each angle's first feature, in the order of the columns
         kept = [*range(n), *(n + step * i for i in range(len(self.angular)))]
         self.kept = [kept[i] for i in halves.order]

@@ -19,6 +19,12 @@ def wrap(angle):
     return torch.remainder(angle + math.pi, TURN) - math.pi
 
 
+def within_a_turn(angle):
+    """The same angle in [0, 2 pi)."""
+    angle = torch.remainder(angle, TURN)
+    return torch.where(angle < TURN, angle, 0.0)  # a remainder may be rounded up to the whole turn
+
+
 def take(x, columns):
     """Some columns of ``x``; slices, which a CUDA graph can hold, where a list of numbers could not."""
     return torch.stack([x[:, j] for j in columns], 1) if columns else x[:, :0]
@@ -102,7 +108,7 @@ class Angles(Preprocessor):
         """``x``, angles in [low, low + period)."""
         halves, (low, period) = Halves(self.turns, z.shape[1]), self._numbers(z)
         ordinary, angles = halves.split(z)
-        angles = torch.remainder(angles, TURN)
+        angles = within_a_turn(angles)
         if self.even_ is not None:
             angles = self.even_.inverse(angles)
         angles = low + angles * (period / TURN)
@@ -184,7 +190,7 @@ class WrappedNormal(Base):
         Raises
         ------
         ValueError
-            ``scale`` is not a finite number > 0.
+            ``scale`` is not in (0, 100]; from 4 on the density is uniform to a thousandth.
         """
         super().fit(x, None)
         c, s = torch.cos(x).mean(0), torch.sin(x).mean(0)
@@ -192,10 +198,10 @@ class WrappedNormal(Base):
         if self.scale is None:
             length = torch.hypot(c, s).clamp(1e-12, 1.0)
             self.scale_ = torch.sqrt(-2.0 * length.log()).clamp(0.01, 4.0)
-        elif 0.0 < self.scale < math.inf:
+        elif 0.0 < self.scale <= 100.0:
             self.scale_ = torch.full_like(self.mean_, self.scale)
         else:
-            raise ValueError(f"WrappedNormal base: scale must be finite and > 0, got {self.scale!r}.")
+            raise ValueError(f"WrappedNormal base: scale must be > 0 and at most 100, got {self.scale!r}.")
         self.n_turns_ = math.ceil(10.0 * float(self.scale_.max()) / TURN) + 1  # beyond there is no mass
         return self
 
@@ -210,7 +216,7 @@ class WrappedNormal(Base):
     def sample(self, n, generator):
         """``n`` draws from [0, 2 pi), ``(n, p)``."""
         noise = self._noise(torch.randn, n, generator)
-        return torch.remainder(self.mean_.to(noise) + self.scale_.to(noise) * noise, TURN)
+        return within_a_turn(self.mean_.to(noise) + self.scale_.to(noise) * noise)
 
 
 class TorusBase(Base):
@@ -255,7 +261,7 @@ class TorusBase(Base):
         """The same points with angles in [0, 2 pi)."""
         halves = Halves(self.angular, x.shape[1])
         ordinary, angles = halves.split(x)
-        return halves.join(ordinary, torch.remainder(angles, TURN))
+        return halves.join(ordinary, within_a_turn(angles))
 
     def moments(self, d):
         """Refuse what needs a Gaussian base.

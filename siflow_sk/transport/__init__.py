@@ -91,7 +91,7 @@ class InterpolantTransport(FittedMixin, PartsMixin, BaseEstimator):
         One for each pair of neighbouring times, with its ``start``, ``end``, ``interpolant``, ``velocity``
         and ``solver``.
     preprocessor_, coupling_ : object
-        The parts as ``fit`` made them.
+        The parts; a coupling that learns does so afresh for each segment, in a copy that is not kept.
     source_density_ : estimator
         Only with ``source_density``.
     n_features_in_ : int

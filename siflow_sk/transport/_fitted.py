@@ -8,7 +8,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .. import _likelihood, _tensors
-from .._compat import in_container
+from .._compat import _check_sample_weight, in_container
 from ..flow._rows import KnownDensity, RowsMixin, nan_where
 from ._segments import EndOf
 
@@ -171,16 +171,17 @@ class FittedMixin(RowsMixin, OneToOneFeatureMixin, TransformerMixin):
         Raises
         ------
         ValueError
-            A time outside of the fitted ones; a table in the place of the times.
+            A time outside of the fitted ones; a table in the place of the times; a negative weight.
         """
         X = self._check(X)
         times = np.full(len(X), self.times_[-1]) if y is None else self._check_times(y, "y")
         check_consistent_length(X, times)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         values = np.empty(len(X))
         for t in np.unique(times):
             values[times == t] = self._log_density(X[times == t], t)
         self._report_unsolved(np.isnan(values))
-        return float(np.average(values, weights=sample_weight))
+        return float(np.average(values, weights=weight))
 
     # -- helpers ----------------------------------------------------------------------------------------
 
