@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 import siflow_sk
+from siflow_sk.benchmarks._timing import threads
 from siflow_sk.exceptions import DataWarning, SolverWarning, TrainingWarning
 from siflow_sk.flow._trained import warn_of_early_end
 from siflow_sk.interpolants import Linear
@@ -558,10 +559,8 @@ def test_fault_74_python_without_asserts(moons):
         check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    expected = quick().fit(moons).score(moons)
-    torch.set_num_threads(threads)
+    with threads(1):
+        expected = quick().fit(moons).score(moons)
     assert run.stdout.split() == ["False", repr(expected)]
     package = Path(siflow_sk.__file__).parent
     for path in package.rglob("*.py"):

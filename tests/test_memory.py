@@ -330,7 +330,10 @@ def test_a_memory_mapped_table_is_fitted_and_scored_without_a_copy(table):
     assert found["rows"] == n
     for name in ("traced_fit", "anonymous_fit", "traced_score", "anonymous_score"):
         assert found[name] < 0.5 * size, (name, found)
-    assert in_a_process(path, n, d, "copy")["traced_score"] > size  # a copy would be seen
+    copied = in_a_process(path, n, d, "copy")  # a copy would be seen
+    assert copied["traced_score"] > size
+    if sys.platform.startswith("linux"):
+        assert copied["anonymous_score"] > 0.5 * size
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The soak: rounds that repeat, a verdict that sees growth, a command that stops at its ceiling."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ def test_a_failed_round_is_told_and_does_not_end_the_soak(here, light, capsys):
     assert [r.get("error") for r in records()[1:]].count(None) == 5
     page = Path("benchmarks-soak-quick.rst").read_text(encoding="utf-8")
     assert "Rounds that failed: 1." in page
+    assert "Estimators: InterpolantFlow." in page
     assert "AssertionError: after save and load, sample answers otherwise" in page
 
 
@@ -156,10 +158,9 @@ def test_verdicts(values, expected):
     assert _soak_report.verdict(values + noise) == expected
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallinfo2 is glibc's")
 def test_the_state_of_the_process_sees_what_is_opened_and_allocated(tmp_path):
     before = _soak.state()
-    if before["descriptors"] is None or before["allocated"] is None:
-        pytest.skip("the system does not tell")
     block = np.ones(4_000_000)
     with open(tmp_path / "file", "w"):
         after = _soak.state()

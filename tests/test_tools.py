@@ -1,11 +1,11 @@
 """The tools beside the tests: what mutants are made, what is said of them and of slow tests."""
 
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import mutate
 import pytest
 import slow_report
-from scipy.stats import binomtest
 
 SOURCE = '''"""Says 1 + 1."""
 
@@ -50,10 +50,17 @@ def test_every_numerical_module_has_mutants_and_tests():
             assert (mutate.ROOT / "tests" / f"{name}.py").is_file()
 
 
-def test_the_interval_is_that_of_wilson():
-    for k, n in [(0, 20), (3, 60), (60, 60)]:
-        expected = binomtest(k, n).proportion_ci(method="wilson")
-        assert mutate.interval(k, n) == pytest.approx((100 * expected.low, 100 * expected.high), abs=0.01)
+def test_nothing_is_tried_with_tests_that_fail_anyway(tmp_path, monkeypatch, capsys):
+    mutant = next(mutate.mutants("a = 1 + b"))[0] | {"module": "solvers", "code": "x"}, "a = 1 - b"
+    monkeypatch.setattr(mutate, "all_mutants", lambda: [mutant])
+    monkeypatch.setattr(mutate, "warm_up", lambda: None)
+    monkeypatch.setattr(mutate, "tried", lambda module, text: ("killed", 1.0, 1.0))
+    monkeypatch.setattr(mutate, "PAGE", tmp_path / "page.rst")
+    monkeypatch.setattr(sys, "argv", ["mutate.py", "--output", str(tmp_path / "mutants.jsonl")])
+    with pytest.raises(SystemExit):
+        mutate.main()
+    assert "the tests of solvers fail without any mutant" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_counts_the_last_result_of_each_mutant():

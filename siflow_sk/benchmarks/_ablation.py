@@ -5,10 +5,10 @@ import functools
 import numpy as np
 
 from . import _ablation_report, _timing
-from ._jobs import Job, measure_missing, say, write_page
+from ._jobs import Job, measure_and_report, say
 from ._options import add_command, names, seeds
 from ._ours import fit_default
-from ._records import Records, code_of
+from ._records import code_of
 from ._scores import pack, summary
 from ._tables import TABLES, digest, find_table, load_table, prepare, resplit, rows_to_fit
 
@@ -77,54 +77,26 @@ def codes():
     return {"ablation": f"{library}-{code_of('benchmarks/_ours.py', 'benchmarks/_tables.py')}"}
 
 
-def run(
-    *,
-    data=None,
-    output="benchmarks-ablation.jsonl",
-    report=None,
-    seeds=(0,),
-    tables=TABLES,
-    levers=tuple(LEVERS),
-    splits=(1, 2),
-    rows=None,
-    fresh=False,
-    quick=False,
-    report_only=False,
-    command="",
-):
-    """Measure what the records lack, then write the report.
+def run(*, data, seeds, tables, levers, splits, rows, quick, **options):
+    def jobs():
+        for name in tables:  # before anything is measured
+            find_table(name, data)
+        limit = _QUICK_ROWS if quick else rows
+        return [
+            _job(name, split, lever, seed, limit, data, quick)
+            for split in splits
+            for name in tables
+            for seed in seeds
+            for lever in dict.fromkeys(["default", *levers])
+        ]
 
-    Returns
-    -------
-    status : int
-        1 if anything failed, else 0.
-
-    Raises
-    ------
-    FileNotFoundError
-        A table is not there; before anything is measured.
-    """
-    code, records, failures = codes(), Records(output), 0
-    try:
-        if not report_only:
-            for name in tables:
-                find_table(name, data)
-            rows = _QUICK_ROWS if quick else rows
-            jobs = [
-                _job(name, split, lever, seed, rows, data, quick)
-                for split in splits
-                for name in tables
-                for seed in seeds
-                for lever in dict.fromkeys(["default", *levers])
-            ]
-            with _timing.threads(1):
-                failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
-    finally:
-        kept, current = records.to_show(code, quick)
+    def page(kept, current, quick):
         for line in _ablation_report.lines(kept):
             say(line)
-        write_page(_ablation_report.page(kept, current, quick), report)
-    return 1 if failures else 0
+        return _ablation_report.page(kept, current, quick)
+
+    with _timing.threads(1):
+        return measure_and_report(jobs, codes(), page, quick=quick, **options)
 
 
 @functools.lru_cache(maxsize=1)  # the jobs come split by split, table by table

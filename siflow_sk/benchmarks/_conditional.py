@@ -9,9 +9,9 @@ from scipy.stats import kstest
 
 from ..datasets import _files
 from . import _conditional_report, _regressors
-from ._jobs import Job, measure_missing, write_page
+from ._jobs import Job, measure_and_report
 from ._options import add_command, names
-from ._records import Records, code_of
+from ._records import code_of
 from ._scores import summary
 
 TABLES = ("concrete", "airfoil", "wine_white", "power_plant", "kin8nm", "protein")
@@ -52,46 +52,17 @@ def codes():
     return {kind: f"{library if kind == 'ours' else peers}-{rows}" for kind in MODELS}
 
 
-def run(
-    *,
-    data=None,
-    output="benchmarks-conditional.jsonl",
-    report=None,
-    seeds=(0,),
-    tables=TABLES,
-    models=MODELS,
-    splits=2,
-    fresh=False,
-    quick=False,
-    report_only=False,
-    command="",
-):
-    """Measure what the records lack, then write the report.
+def run(*, data, seeds, tables, models, splits, quick, **options):
+    def jobs():
+        found = []
+        for name in tables:
+            _files.find_table(name, data)
+            table = functools.lru_cache(maxsize=1)(functools.partial(load, name, data))
+            for split in range(min(splits, _MOST_SPLITS.get(name, splits))):
+                found += [_job(name, model, split, seeds[0], table, quick) for model in models]
+        return found
 
-    Returns
-    -------
-    status : int
-        1 if anything failed, else 0.
-
-    Raises
-    ------
-    FileNotFoundError
-        A table is not on this machine.
-    """
-    code, records = codes(), Records(output)
-    failures = 0
-    try:
-        if not report_only:
-            jobs = []
-            for name in tables:
-                _files.find_table(name, data)
-                table = functools.lru_cache(maxsize=1)(functools.partial(load, name, data))
-                for split in range(min(splits, _MOST_SPLITS.get(name, splits))):
-                    jobs += [_job(name, model, split, seeds[0], table, quick) for model in models]
-            failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
-    finally:
-        write_page(_conditional_report.page(*records.to_show(code, quick), quick), report)
-    return 1 if failures else 0
+    return measure_and_report(jobs, codes(), _conditional_report.page, quick=quick, **options)
 
 
 def load(name, data=None):

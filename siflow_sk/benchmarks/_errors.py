@@ -14,9 +14,9 @@ from .. import InterpolantFlow
 from ..solvers import DormandPrince
 from ..velocities import MLP
 from . import _errors_report
-from ._jobs import Job, measure_missing, write_page
+from ._jobs import Job, measure_and_report
 from ._options import add_command, names
-from ._records import Records, code_of
+from ._records import code_of
 from ._tables import Table, find_table, load_table, prepare, rows_to_fit
 
 # from files, and bundled with scikit-learn
@@ -62,45 +62,18 @@ def codes():
     return {"errors": f"{library}-{code_of('benchmarks/_errors.py', 'benchmarks/_tables.py')}"}
 
 
-def run(
-    *,
-    data=None,
-    output="benchmarks-errors.jsonl",
-    report=None,
-    seeds=(0,),
-    tables=TABLES,
-    fresh=False,
-    quick=False,
-    report_only=False,
-    command="",
-):
-    """Measure what the records lack, then write the report.
+def run(*, data, seeds, tables, quick, **options):
+    def jobs():
+        for name in set(tables) & set(FILES):  # before anything is measured
+            find_table(name, data)
+        return [
+            _job(name, variant, seed, functools.partial(rows_of, name, data), quick)
+            for name in tables
+            for seed in seeds
+            for variant in VARIANTS
+        ]
 
-    Returns
-    -------
-    status : int
-        1 if anything failed, else 0.
-
-    Raises
-    ------
-    FileNotFoundError
-        A table is not there; before anything is measured.
-    """
-    code, records, failures = codes(), Records(output), 0
-    try:
-        if not report_only:
-            for name in set(tables) & set(FILES):
-                find_table(name, data)
-            jobs = [
-                _job(name, variant, seed, functools.partial(rows_of, name, data), quick)
-                for name in tables
-                for seed in seeds
-                for variant in VARIANTS
-            ]
-            failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
-    finally:
-        write_page(_errors_report.page(*records.to_show(code, quick), quick), report)
-    return 1 if failures else 0
+    return measure_and_report(jobs, codes(), _errors_report.page, quick=quick, **options)
 
 
 def _job(name, variant, seed, rows, quick):

@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ._records import circumstances
+from ._records import Records, circumstances
 
 
 class Job(NamedTuple):
@@ -13,6 +13,36 @@ class Job(NamedTuple):
     key: dict  # with the entry "kind"
     measure: Callable  # () -> dict
     line: Callable  # record -> str
+
+
+def measure_and_report(jobs, code, page, *, output, report, fresh, quick, report_only, command):
+    """Measure what the records lack, then write the report, also after an error or an interrupt.
+
+    Parameters
+    ----------
+    jobs : callable
+        () -> sequence of Job; not called with ``report_only``.
+    code : dict
+        Kind of result -> the code that it rests on.
+    page : callable
+        (records, current, quick) -> the text of the report.
+    output, report : Path
+        The records, and the page; without ``report`` none is written.
+    fresh, quick, report_only, command
+        As :func:`._options.add_command` gives them to a subcommand.
+
+    Returns
+    -------
+    status : int
+        1 if anything failed, else 0.
+    """
+    records, failures = Records(output), 0
+    try:
+        if not report_only:
+            failures = measure_missing(jobs(), records, code, quick=quick, fresh=fresh, command=command)
+    finally:
+        write_page(page(*records.to_show(code, quick), quick), report)
+    return 1 if failures else 0
 
 
 def measure_missing(jobs, records, code, *, quick, fresh, command):

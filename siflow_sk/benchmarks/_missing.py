@@ -12,9 +12,9 @@ from sklearn.impute import IterativeImputer, KNNImputer
 from ..flow import InterpolantFlow
 from ..imputer import InterpolantImputer
 from . import _missing_report
-from ._jobs import Job, measure_missing, write_page
+from ._jobs import Job, measure_and_report
 from ._options import add_command, names, parameters
-from ._records import Records, code_of
+from ._records import code_of
 from ._scores import summary
 from ._tables import TABLES as ALL
 from ._tables import find_table, load_table, prepare
@@ -57,47 +57,17 @@ def codes():
     return {kind: f"{library}-{rows}" if kind == "ours" else rows for kind in MODELS}
 
 
-def run(
-    *,
-    data=None,
-    output="benchmarks-missing.jsonl",
-    report=None,
-    seeds=(0,),
-    tables=TABLES,
-    models=MODELS,
-    rows=1000,
-    flow=None,
-    fresh=False,
-    quick=False,
-    report_only=False,
-    command="",
-):
-    """Measure what the records lack, then write the report.
+def run(*, data, seeds, tables, models, rows, flow, quick, **options):
+    def jobs():
+        found = []
+        for name in tables:
+            find_table(name, data)
+            table = functools.lru_cache(maxsize=1)(functools.partial(load_table, name, data))
+            for seed in seeds:
+                found += [_job(name, model, seed, table, rows, flow, quick) for model in models]
+        return found
 
-    Returns
-    -------
-    status : int
-        1 if anything failed, else 0.
-
-    Raises
-    ------
-    FileNotFoundError
-        A table is not on this machine.
-    """
-    code, records = codes(), Records(output)
-    failures = 0
-    try:
-        if not report_only:
-            jobs = []
-            for name in tables:
-                find_table(name, data)
-                table = functools.lru_cache(maxsize=1)(functools.partial(load_table, name, data))
-                for seed in seeds:
-                    jobs += [_job(name, model, seed, table, rows, flow or {}, quick) for model in models]
-            failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
-    finally:
-        write_page(_missing_report.page(*records.to_show(code, quick), quick), report)
-    return 1 if failures else 0
+    return measure_and_report(jobs, codes(), _missing_report.page, quick=quick, **options)
 
 
 def with_gaps(X, seed):

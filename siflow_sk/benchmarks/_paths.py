@@ -9,9 +9,9 @@ from ..datasets import Checkerboard, EightGaussians
 from ..interpolants import Fourier
 from ..solvers import RungeKutta
 from ..velocities import MLP
-from ._jobs import Job, measure_missing, write_page
+from ._jobs import Job, measure_and_report
 from ._options import add_command, names
-from ._records import Records, code_of
+from ._records import code_of
 from ._rst import circumstances, table, title
 
 MODELS = {
@@ -70,36 +70,14 @@ def add_parser(commands):
     add("--models", type=names(MODELS), default=tuple(MODELS), metavar="A,B", help=f"of {', '.join(MODELS)}")
 
 
-def run(
-    *,
-    data=None,
-    output="benchmarks-paths.jsonl",
-    report=None,
-    seeds=(0,),
-    tables=tuple(TABLES),
-    models=tuple(MODELS),
-    fresh=False,
-    quick=False,
-    report_only=False,
-    command="",
-):
-    """Measure what the records lack, then write the report.
-
-    Returns
-    -------
-    status : int
-        1 if anything failed, else 0.
-    """
+def run(*, data, seeds, tables, models, quick, **options):  # the densities need no data
     library = code_of("**/*.py", without=("benchmarks", "datasets"))
     code = dict.fromkeys(MODELS, f"{library}-{code_of('benchmarks/_paths.py')}")
-    records, failures = Records(output), 0
-    try:
-        if not report_only:
-            jobs = [_job(m, name, seed, quick) for name in tables for m in models for seed in seeds]
-            failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
-    finally:
-        write_page(page(*records.to_show(code, quick), quick), report)
-    return 1 if failures else 0
+
+    def jobs():
+        return [_job(m, name, seed, quick) for name in tables for m in models for seed in seeds]
+
+    return measure_and_report(jobs, code, page, quick=quick, **options)
 
 
 def _job(model, name, seed, quick):

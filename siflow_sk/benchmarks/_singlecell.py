@@ -10,9 +10,9 @@ from scipy.spatial.distance import cdist
 from ..datasets import _files
 from ..transport import InterpolantTransport
 from ..velocities import MLP
-from ._jobs import Job, measure_missing, say, write_page
+from ._jobs import Job, measure_and_report, say
 from ._options import add_command, names
-from ._records import Records, code_of
+from ._records import code_of
 from ._rst import circumstances, table, title
 
 TABLES = ("emt", "mouse_hematopoiesis")
@@ -173,48 +173,21 @@ def codes():
     return {m: f"{library}-{own}" if m.startswith("ours") else own for m in MODELS}
 
 
-def run(
-    *,
-    data=None,
-    output="benchmarks-singlecell.jsonl",
-    report=None,
-    seeds=(0,),
-    tables=TABLES,
-    models=tuple(MODELS),
-    fresh=False,
-    quick=False,
-    report_only=False,
-    command="",
-):
-    """Measure what the records lack, then write the report.
-
-    Returns
-    -------
-    status : int
-        1 if anything failed, else 0.
-
-    Raises
-    ------
-    FileNotFoundError
-        A table is not on this machine.
-    """
-    code, records, failures = codes(), Records(output), 0
+def run(*, data, seeds, tables, models, quick, **options):
     if find_spec("ot") is None and any(m.startswith("pot") for m in models):
         say('POT is not installed, its mappings are left out; pip install "siflow_sk[ot]" adds it')
         models = tuple(m for m in models if not m.startswith("pot"))
-    try:
-        if not report_only:
-            jobs = [
-                _job(model, name, wanted, load(name, data), seed, quick)
-                for name in tables
-                for wanted in np.unique(load(name, data)[1])[1:-1]
-                for model in models
-                for seed in seeds
-            ]
-            failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
-    finally:
-        write_page(page(*records.to_show(code, quick), quick), report)
-    return 1 if failures else 0
+
+    def jobs():
+        return [
+            _job(model, name, wanted, load(name, data), seed, quick)
+            for name in tables
+            for wanted in np.unique(load(name, data)[1])[1:-1]
+            for model in models
+            for seed in seeds
+        ]
+
+    return measure_and_report(jobs, codes(), page, quick=quick, **options)
 
 
 def _job(model, name, wanted, rows, seed, quick):

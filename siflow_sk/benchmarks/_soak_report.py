@@ -66,12 +66,14 @@ def _run(run, rounds):
     failed = [r for r in rounds if "error" in r]
     minutes, cpu = rounds[-1]["minutes"], sum(r["seconds"] for r in rounds) / 60.0
     peak = max(r["peak"] for r in rounds) / 2**30
+    names = ", ".join(sorted({r["estimator"] for r in rounds} - {""}))  # a failed round has none
     text = (
-        "In one process an estimator after the other, of every public class, is made with settings drawn at "
+        "In one process an estimator after the other is made with settings drawn at "
         "random, fitted to a small random table, asked by up to three of its methods, saved and loaded; "
         "some are fitted with a checkpoint, pickled, asked by two threads at once, fitted once more, or "
         "offered a table that is not finite, which they must refuse.  Loaded, pickled and shared models must "
         "answer to the bit.  After each round the process is looked at.\n\n"
+        f"Estimators: {names or 'none'}.\n\n"
         f"{len(rounds):,} rounds in {minutes:.0f} minutes, {cpu:.0f} of them computing (wanted: "
         f"{run['minutes']:g} minutes at {100 * run['load']:g} % of a core); seeds {rounds[0]['seed']} to "
         f"{rounds[-1]['seed']}.  Rounds that failed: {len(failed)}.  Largest resident memory: {peak:.2f} "

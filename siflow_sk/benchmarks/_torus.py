@@ -10,9 +10,9 @@ from sklearn.neighbors import KernelDensity
 from ..datasets import _files
 from ..flow import InterpolantFlow
 from ..velocities import MLP
-from ._jobs import Job, measure_missing, write_page
+from ._jobs import Job, measure_and_report
 from ._options import add_command, names
-from ._records import Records, code_of
+from ._records import code_of
 from ._rst import circumstances, table, title
 
 TABLES = ("isoleucine_dihedrals", "spike_6vxx_phi_psi")
@@ -138,44 +138,16 @@ def codes():
     return {m: f"{library}-{own}" if m.startswith("ours") else own for m in MODELS}
 
 
-def run(
-    *,
-    data=None,
-    output="benchmarks-torus.jsonl",
-    report=None,
-    seeds=(0,),
-    tables=TABLES,
-    models=tuple(MODELS),
-    fresh=False,
-    quick=False,
-    report_only=False,
-    command="",
-):
-    """Measure what the records lack, then write the report.
+def run(*, data, seeds, tables, models, quick, **options):
+    def jobs():
+        return [
+            _job(model, name, load(name, data), seed, quick)
+            for name in tables
+            for model in models
+            for seed in (seeds if model.startswith("ours") else (0,))
+        ]
 
-    Returns
-    -------
-    status : int
-        1 if anything failed, else 0.
-
-    Raises
-    ------
-    FileNotFoundError
-        A table is not on this machine.
-    """
-    code, records, failures = codes(), Records(output), 0
-    try:
-        if not report_only:
-            jobs = [
-                _job(model, name, load(name, data), seed, quick)
-                for name in tables
-                for model in models
-                for seed in (seeds if model.startswith("ours") else (0,))
-            ]
-            failures = measure_missing(jobs, records, code, quick=quick, fresh=fresh, command=command)
-    finally:
-        write_page(page(*records.to_show(code, quick), quick), report)
-    return 1 if failures else 0
+    return measure_and_report(jobs, codes(), page, quick=quick, **options)
 
 
 def _job(model, name, splits, seed, quick):
