@@ -16,7 +16,7 @@ from .solvers import integrate_sde
 from .velocities import acts_on_x, given, hold_weights, velocity_and_divergence
 
 # rows of a block: what the caches hold on a CPU, what fills a GPU
-BLOCK = {"cpu": 256, "cuda": 4096}
+BLOCK = {"cpu": 256, "cuda": 16384}
 
 # what a row holds at once, counted in vectors as long as the widest layer (25 were measured)
 _VECTORS = 32

@@ -380,3 +380,12 @@ def test_columns_of_many_rows_are_learnt_from_evenly_spaced_ones(monkeypatch):
     assert (z - z_part).abs().mean() < 0.05
     assert abs((log_det - log_det_part).mean()) < 0.05
     assert z_part.std().item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "none"])
+def test_a_copy_for_another_device_holds_every_tensor_there(name):
+    """On the device "meta", which refuses tensors from elsewhere."""
+    preprocessor, x = fitted(name), points()
+    z, log_det = preprocessor.copy_to("meta").forward(x.to("meta"))
+    assert {z.device.type, log_det.device.type} == {"meta"}
+    torch.testing.assert_close(preprocessor.inverse(preprocessor.forward(x[:80])[0]), x[:80])

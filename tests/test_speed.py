@@ -71,6 +71,14 @@ def test_scoring_cost_is_that_of_the_known_work():
     assert len(calls) == _speed_costs.EVALUATIONS
 
 
+def test_a_search_is_timed_beside_its_rivals():
+    found = _speed_costs.search_cost("cpu", 8, steps=3, repeats=1)
+    assert set(found["seconds"]) == {"together", "GridSearchCV", "one fit"}
+    expected = found["seconds"]["together"] / found["seconds"]["GridSearchCV"]
+    assert found["ratios"]["GridSearchCV"] == pytest.approx(expected)
+    assert found["largest_difference"] < 1e-3
+
+
 @pytest.fixture
 def no_flow_matching(monkeypatch):
     """Its place is taken by a constant: it is not among the packages of the tests."""
@@ -137,14 +145,22 @@ def rival(matching=60.0, cnf=12.0, nll=1.0, columns=20):
     return row | {"circumstances": AROUND, "code": "c", "quick": False}
 
 
+def search(device="cpu", width=16, ratio=0.5):
+    other = "one fit" if device == "cuda" else "GridSearchCV"
+    row = {"kind": "search", "device": device, "width": width, "threads": 1, "ratios": {other: ratio}}
+    row |= {"seconds": {"together": ratio, other: 1.0}, "circumstances": AROUND}
+    return row | {"code": "c", "quick": False}
+
+
 def speed_of(rows):
     return _speed_report.collect(types.SimpleNamespace(to_show=lambda code, quick: (rows, True)), {}, False)
 
 
-def measured(power=1.0, growth=0.0, **rivals):
+def measured(power=1.0, growth=0.0, together=0.5, on_cuda=3.0, **rivals):
     rows = [cost(n=n, seconds=(n / 1024) ** power) for n in (256, 1024, 4096)]
     rows += [cost(d=d, ratio=2.0 * (d / 16) ** growth) for d in (8, 32)]
-    return speed_of([*rows, cost(width=128), rival(**rivals)])
+    searches = [search(ratio=together), search("cuda", ratio=on_cuda)]
+    return speed_of([*rows, cost(width=128), *searches, rival(**rivals)])
 
 
 def test_exponent():
@@ -162,13 +178,15 @@ def test_sweeps_leave_the_other_sizes_alone():
 
 def test_verdicts_met():
     found = _speed_report.verdicts(measured())
-    assert [v.outcome for v in found] == ["met"] * 4
+    assert [v.outcome for v in found] == ["met"] * 6
     assert found[0].figure == "breast_cancer (d = 20) 60.0 times, NLL 1.00 against 2.00"
 
 
 @pytest.mark.parametrize(
     ("change", "outcomes"),
     [
+        ({"on_cuda": 4.1}, [*["met"] * 4, "not met", "met"]),
+        ({"together": 1.01}, [*["met"] * 5, "not met"]),
         ({"matching": 49.0}, ["not met", "met", "met", "met"]),
         ({"cnf": 9.0}, ["met", "not met", "met", "met"]),
         ({"nll": 2.5}, ["not met", "not met", "met", "met"]),
@@ -178,7 +196,8 @@ def test_verdicts_met():
     ],
 )
 def test_verdicts_not_met(change, outcomes):
-    assert [v.outcome for v in _speed_report.verdicts(measured(**change))] == outcomes
+    found = [v.outcome for v in _speed_report.verdicts(measured(**change))]
+    assert found[: len(outcomes)] == outcomes
 
 
 def test_verdicts_open_without_measurements():
@@ -188,6 +207,7 @@ def test_verdicts_open_without_measurements():
 
 def test_page_tells_slope_and_floor():
     page = _speed_report.page(measured(power=0.5))
+    assert "A search whose fits are trained together" in page
     assert "Exponent 0.50, over the last two 0.50; columns 16, width 256." in page
     assert "50 %" in page
 

@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 
 from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Batches, Data, Settings, Trainer
-from siflow_sk._training._capture import Recorded
+from siflow_sk._training._capture import Recorded, rounded_products
 from siflow_sk._training._loop import jittered_knots, stratified_times
 from siflow_sk.bases import StandardNormal
 from siflow_sk.exceptions import TrainingWarning
@@ -433,3 +433,10 @@ def test_a_stiff_field_is_polished_with_more_steps_and_less_penalty(generator, r
     assert (n_steps == 2, n_steps == 8) == (rate == 0.5, rate == 60.0)
     assert (penalty == 100.0) == (rate < 60.0)
     assert penalty > 0
+
+
+def test_products_are_rounded_for_a_moment_only():
+    before = torch.get_float32_matmul_precision()
+    with rounded_products():
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before

@@ -13,7 +13,7 @@ from ._speed_report import collect, draw, page, verdicts
 from ._tables import TABLES, Table, find_table, load_table, prepare
 from ._timing import threads as limit_threads
 
-SECTIONS = ("score", "sample", "fit", "same", "rivals")
+SECTIONS = ("score", "sample", "fit", "same", "search", "rivals")
 RIVAL_TABLES = ("parkinsons_telemonitoring", "breast_cancer", "miniboone_partial")
 
 # one of these varies, the others stay in the middle
@@ -23,14 +23,15 @@ BATCHES = {"cpu": (128, 512, 2048), "cuda": (512, 4096, 32768)}
 MIDDLE = {"cpu": {"n": 1024, "d": 16, "width": 256}, "cuda": {"n": 8192, "d": 16, "width": 256}}
 _QUICK = {"d": (4, 8), "width": (16, 32), "n": (256, 512)}
 _SAME_DIMENSIONS = (6, 20, 43)
+_SEARCH_WIDTHS = {"cpu": (16, 64), "cuda": (64, 256)}  # wider ones are not fitted together on a CPU
 
 _DESCRIPTION = """\
 Seconds and memory of fit, score_samples and sample against rows, columns, width and batch, with fitted
 exponents and the floor that the matrix products alone would take; the same network integrated by zuko,
-flow_matching and torchdiffeq; and, on the CPU, fitted rivals on open tables with at least 18 columns. The
-last two need the extra "bench".
+flow_matching and torchdiffeq; a search whose fits are trained together; and, on the CPU, fitted rivals on
+open tables with at least 18 columns. The same network and the rivals need the extra "bench".
 
-Seconds are of the processor with one thread, of the wall otherwise."""
+Seconds are of the processor with one thread, of the wall otherwise and for the search."""
 
 
 def add_parser(commands):
@@ -65,6 +66,7 @@ def codes():
     return {
         "cost": both,
         "same": f"{both}-{peers}",
+        "search": both,
         "rivals": f"{both}-{peers}-{code_of('benchmarks/_ours.py')}",
     }
 
@@ -113,6 +115,9 @@ def run(
             jobs += _cost_jobs(section, device, threads, quick)
     if "same" in sections:
         jobs += _same_jobs(device, threads, quick)
+    if "search" in sections:
+        widths = _SEARCH_WIDTHS[device][:1] if quick else _SEARCH_WIDTHS[device]
+        jobs += [_search_job(width, device, quick) for width in widths]
     if "rivals" in sections:
         for name in tables:
             find_table(name, data)
@@ -178,6 +183,16 @@ def _same_jobs(device, threads, quick):
 
         key = {"kind": "same", "d": d, "device": device, "threads": threads}
         yield Job(key, functools.partial(costs.same_network, d=d, device=device, **sizes), line)
+
+
+def _search_job(width, device, quick):
+    def line(record):
+        ratios = ", ".join(f"{value:.2f} of {name}" for name, value in record["ratios"].items())
+        return f"a search of 15 fits together, {device}, width {width}: times the seconds: {ratios}"
+
+    key = {"kind": "search", "device": device, "width": width, "threads": 1}
+    budget = {"steps": 20, "repeats": 1} if quick else {}
+    return Job(key, functools.partial(costs.search_cost, device, width, **budget), line)
 
 
 def _rivals_job(name, seed, seconds, data, threads, quick):

@@ -2,12 +2,15 @@
 
 import functools
 import statistics
+import time
 import warnings
 
 import numpy as np
 import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
-from .. import InterpolantFlow
+from .. import InterpolantFlow, InterpolantSearchCV
 from ..solvers import RungeKutta, TorchDiffEq
 from ..velocities import MLP, velocity_and_divergence
 from . import _timing
@@ -239,6 +242,51 @@ def _hands(flow):
         "zuko": zuko,
         "flow_matching": matching,
     }
+
+
+# -- many fits at once ---------------------------------------------------------------------------------------
+
+
+def search_cost(device, width, steps=300, repeats=3):
+    """A search over 5 candidates and 3 folds whose fits are trained together, and one fit alone.
+
+    On a CPU also scikit-learn's search, both with two processes.
+
+    Returns
+    -------
+    result : dict
+        Of the wall: ``seconds`` by name, ``ratios`` of "together" to the others;
+        ``largest_difference`` of mean scores between the two searches, in nats.
+    """
+    rng = np.random.default_rng(0)
+    X = np.exp(0.5 * rng.standard_normal((1500, 8))) @ rng.standard_normal((8, 8))
+    flow = InterpolantFlow(
+        velocity=MLP(width=width), max_iter=steps, polish=steps, device=device, random_state=0
+    )
+    settings = {"param_grid": {"weight_decay": [0.1, 0.2, 0.5, 1.0, 2.0]}, "cv": 3, "refit": False}
+    searches = {"together": InterpolantSearchCV(flow, **settings, n_jobs=2)}
+    if device == "cpu":
+        searches["GridSearchCV"] = GridSearchCV(flow, **settings, n_jobs=2)
+    functions = {name: functools.partial(search.fit, X) for name, search in searches.items()}
+    functions["one fit"] = functools.partial(clone(flow).fit, X[:1000])
+    taken = {name: [] for name in functions}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        functions["one fit"]()  # what is loaded at first use does not count
+        for _ in range(repeats):
+            for name, function in functions.items():
+                start = time.perf_counter()
+                function()
+                taken[name].append(time.perf_counter() - start)
+    result = {
+        "seconds": {name: statistics.median(values) for name, values in taken.items()},
+        "ratios": {name: _timing.ratio(taken, "together", name) for name in taken if name != "together"},
+        "repeats": repeats,
+    }
+    if "GridSearchCV" in searches:
+        scores = (search.cv_results_["mean_test_score"] for search in searches.values())
+        result["largest_difference"] = float(np.abs(np.subtract(*scores)).max())
+    return result
 
 
 # -- trained rivals ------------------------------------------------------------------------------------------

@@ -23,6 +23,12 @@ class RowsMixin:
     def _to_network(self, z):
         return z.to(self.device_, self._network_dtype)
 
+    def _on_device(self):
+        """The preprocessor, where the network is if it can go there, and its device."""
+        if self.device_ == "cpu" or not hasattr(self.preprocessor_, "copy_to"):
+            return self.preprocessor_, "cpu"
+        return self.preprocessor_.copy_to(self.device_), self.device_
+
     def _forward(self, X):
         """Latent points, log-determinant of the preprocessing, rows outside of the support, rows too far.
 
@@ -31,14 +37,16 @@ class RowsMixin:
         """
         X = _tensors.within_turns(X, getattr(self, "periodic_", None))  # older files have none
         outside = _tensors.off_constant(X, self._active, self._constant, self._spread)
-        z, log_det = self.preprocessor_.forward(_tensors.to_tensor(X[:, self._active]))
-        far = ~torch.isfinite(self._to_network(z)).all(1).cpu()
+        preprocessor, device = self._on_device()
+        z, log_det = preprocessor.forward(_tensors.to_tensor(X[:, self._active]).to(device))
+        far = ~torch.isfinite(self._to_network(z)).all(1).to(device)
         z = self._to_network(torch.where(far[:, None], 0.0, z))
-        return z, log_det, _tensors.to_tensor(outside, torch.bool), far
+        return z, log_det.cpu(), _tensors.to_tensor(outside, torch.bool), far.cpu()
 
     def _to_rows(self, z):
         """Rows of X from latent points of any time."""
-        x = self.preprocessor_.inverse(z.double().cpu())
+        preprocessor, device = self._on_device()
+        x = preprocessor.inverse(z.to(device, torch.float64)).cpu()
         out = np.tile(self._constant, (len(x), 1))
         out[:, self._active] = _tensors.to_array(x)
         return out

@@ -1,5 +1,7 @@
 """Affine maps: none, standardise, whiten."""
 
+import copy
+
 import torch
 
 from ._base import Chain, Preprocessor, moments
@@ -32,9 +34,9 @@ class Scale:
 def _product(x, matrix):
     """``x @ matrix`` column by column, so that a row's rounding does not depend on the other rows.
 
-    In blocks of rows that stay in the cache: six times faster than whole columns at 300,000 x 63.
+    On a CPU in blocks of rows that stay in the cache: six times faster than whole columns at 300,000 x 63.
     """
-    return torch.cat([_columns(block, matrix) for block in x.split(1024)])
+    return torch.cat([_columns(block, matrix) for block in x.split(len(x) + 1 if x.is_cuda else 1024)])
 
 
 def _columns(x, matrix):
@@ -99,6 +101,12 @@ class _Chained(Preprocessor):
     def inverse(self, z):
         """``x``."""
         return self.chain_.inverse(z)
+
+    def copy_to(self, device):
+        """A copy that works on tensors on ``device``."""
+        moved = copy.copy(self)
+        moved.chain_ = self.chain_.copy_to(device)
+        return moved
 
 
 class Standardize(_Chained):

@@ -1,5 +1,7 @@
 """The interface of a preprocessor and the composition of maps."""
 
+import copy
+
 import torch
 
 from .._component import Component
@@ -11,6 +13,7 @@ class Preprocessor(Component):
     To write your own, subclass and define ``fit(x, weight)``, ``forward(x) -> (z, log_det)`` and
     ``inverse(z)``.  All tensors are float64: ``x``, ``z`` ``(n, d)``, ``weight`` ``(n,)`` summing to 1,
     ``log_det`` ``(n,)`` the logarithm of ``|det dz/dx|``.  Rows must not influence each other in ``forward``.
+    They are on the CPU, unless there is also ``copy_to(device)``: a copy for tensors on ``device``.
     """
 
     def fit(self, x, weight):
@@ -48,6 +51,18 @@ class Chain:
         for step in reversed(self.maps):
             z = step.inverse(z)
         return z
+
+    def copy_to(self, device):
+        return Chain(*(_moved(step, device) for step in self.maps))
+
+
+def _moved(step, device):
+    """A copy of a map with its tensors on ``device``."""
+    moved = copy.copy(step)
+    for name, value in vars(step).items():
+        if isinstance(value, torch.Tensor):
+            setattr(moved, name, value.to(device))
+    return moved
 
 
 def moments(x, weight):
