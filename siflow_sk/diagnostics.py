@@ -1,6 +1,7 @@
 r"""What a fitted flow says about itself: the quadratic loss taken apart, straightness, a Wasserstein bound.
 
-Everything is measured in the space of the flow, after the preprocessor.
+These are measured in the space of the flow, after the preprocessor.  Whether a conditional density is
+calibrated is seen from its draws alone, in the units of y.
 """
 
 import math
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import chisquare
 from sklearn.utils.validation import check_is_fitted
 
 from . import _likelihood, _tensors
@@ -17,7 +19,15 @@ from ._score import coefficients
 from .couplings import Independent
 from .flow import InterpolantFlow
 
-__all__ = ["LossParts", "WassersteinBound", "loss_parts", "straightness", "wasserstein_bound"]
+__all__ = [
+    "LossParts",
+    "RankCalibration",
+    "WassersteinBound",
+    "loss_parts",
+    "simulation_based_calibration",
+    "straightness",
+    "wasserstein_bound",
+]
 
 _NUMBERS_AT_ONCE = 2**21  # points times rows times columns
 
@@ -37,6 +47,13 @@ class WassersteinBound(NamedTuple):
     bound: float  #: ``exp(1 + 2 * lipschitz) * excess``
     excess: float  #: mean squared distance of the field to the exact one
     lipschitz: float  #: largest norm of its Jacobian that was found
+
+
+class RankCalibration(NamedTuple):
+    """Ranks of the true targets among draws; see :func:`simulation_based_calibration`."""
+
+    ranks: np.ndarray  #: ``(n_samples, n_outputs)``, whole numbers from 0 to ``n_draws``
+    pvalue: np.ndarray  #: ``(n_outputs,)``, of the hypothesis that the ranks are uniform
 
 
 def loss_parts(flow, X, n_draws=16, random_state=None):
@@ -238,6 +255,93 @@ def wasserstein_bound(flow, X, n_draws=4096, random_state=None):
     excess, lipschitz = float(torch.cat(distances).mean()), float(torch.cat(norms).max())
     exponent = 1.0 + 2.0 * lipschitz
     return WassersteinBound(math.exp(exponent) * excess if exponent < 700 else math.inf, excess, lipschitz)
+
+
+def simulation_based_calibration(model, X, y, n_draws=99, random_state=None):
+    r"""Are draws from p(y | X) told apart from the truth?  Ranks of y among them, with a test of uniformity.
+
+    For new pairs :math:`(x, y)` and draws :math:`y^1,\dots,y^L` of the model at x, the rank
+
+    .. math:: r_j = \#\{l : y^l_j < y_j\} \in \{0, \dots, L\}
+
+    of each target is uniform if the model is the law of y given x [1]_.  Ranks that pile up at one end mean
+    a bias, at both ends too narrow a density, in the middle too wide a one.  The test is that of Pearson on
+    at most 20 bins of equal probability, with at least 5 expected pairs in each.
+
+    Uniform ranks are necessary, not sufficient: the density of y whatever x has them as well.  ``score``
+    tells such a model from a better one.
+
+    Parameters
+    ----------
+    model : ConditionalInterpolantFlow
+        Fitted; or anything with ``sample(X, n_samples, random_state)`` that returns ``(n_rows, n_samples)``
+        or ``(n_rows, n_samples, n_outputs)``.
+    X : array-like of shape (n_samples, n_features)
+        New rows: simulated for a simulator, otherwise such as the fit has not seen.  At least 10.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Their true targets.
+    n_draws : int, default=99
+        Draws for each row, L.
+    random_state : int, RandomState instance or None, default=None
+        Of the draws, and of the order where a draw equals y.
+
+    Returns
+    -------
+    calibration : RankCalibration
+        ``ranks``, ``pvalue``: one column, or entry, for each target.  A right model gives a p-value below c
+        with probability c, for each target.
+
+    Raises
+    ------
+    TypeError
+        The model has no ``sample``.
+    ValueError
+        Fewer than 10 rows, X and y of different length, another number of targets than the model draws.
+
+    References
+    ----------
+    .. [1] S. Talts, M. Betancourt, D. Simpson, A. Vehtari, A. Gelman, "Validating Bayesian Inference
+       Algorithms with Simulation-Based Calibration", arXiv:1804.06788, theorem 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from siflow_sk import ConditionalInterpolantFlow
+    >>> from siflow_sk.diagnostics import simulation_based_calibration
+    >>> from siflow_sk.velocities import MLP
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.normal(size=800)
+    >>> X = (y + 0.5 * rng.normal(size=800))[:, None]
+    >>> model = ConditionalInterpolantFlow(velocity=MLP(width=16), max_iter=100, polish=50, random_state=0)
+    >>> model = model.fit(X[:500], y[:500])
+    >>> found = simulation_based_calibration(model, X[500:], y[500:], n_draws=19, random_state=0)
+    >>> found.ranks.shape
+    (300, 1)
+    >>> bool(found.pvalue[0] > 0.01)
+    True
+    """
+    if not hasattr(model, "sample"):
+        raise TypeError(f"model: {type(model).__name__} has no method sample, so no ranks can be counted.")
+    y = _tensors.check_target(model, y, len(X))
+    y = y[:, None] if y.ndim == 1 else y
+    if len(y) < 10:
+        raise ValueError(f"X: at least 10 rows wanted for a test, got {len(y)}.")
+    n_draws = len(_tensors.check_n_samples(n_draws, 1, "n_draws"))
+    seed = _tensors.draw_seed(random_state)
+    draws = np.asarray(model.sample(X, n_draws, random_state=seed))
+    draws = draws[:, :, None] if draws.ndim == 2 else draws
+    if draws.shape != (len(y), n_draws, y.shape[1]):
+        raise ValueError(
+            f"y: the model draws {draws.shape[-1]} targets for each of {len(draws)} rows, got y of shape "
+            f"{y.shape}."
+        )
+    below, equal = (draws < y[:, None]).sum(axis=1), (draws == y[:, None]).sum(axis=1)
+    ranks = below + np.random.default_rng(seed).integers(0, equal, endpoint=True)
+    n_bins = min(20, n_draws + 1, len(y) // 5)
+    bin_of = np.arange(n_draws + 1) * n_bins // (n_draws + 1)
+    expected = np.bincount(bin_of) * (len(y) / (n_draws + 1))
+    counts = np.stack([np.bincount(bin_of[column], minlength=n_bins) for column in ranks.T], axis=1)
+    return RankCalibration(ranks, chisquare(counts, expected[:, None]).pvalue)
 
 
 # -- helpers --------------------------------------------------------------------------------------------

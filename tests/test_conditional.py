@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from oracles import BENT, NORMAL, PATHS, ExactVelocity, Mixture, gaussian, trace_of_jacobian
-from scipy.stats import binomtest, kstest, norm
+from scipy.stats import binomtest, kstest, multivariate_normal, norm
 from sklearn.base import clone, is_regressor
 from sklearn.datasets import make_regression
 from sklearn.exceptions import NotFittedError
@@ -19,6 +19,7 @@ from sklearn.preprocessing import scale
 from torch import nn
 
 from siflow_sk import ConditionalInterpolantFlow
+from siflow_sk.diagnostics import simulation_based_calibration
 from siflow_sk.exceptions import DataWarning
 from siflow_sk.interpolants import WithNoise
 from siflow_sk.preprocessing import Preprocessor
@@ -305,10 +306,37 @@ def test_training_is_calibrated(trained):
         inside = int(((low < y) & (y < high)).sum())
         found = binomtest(inside, len(y), coverage).proportion_ci(0.999)
         assert found.low - 0.04 < coverage < found.high + 0.04
-    # rank statistics of draws, as in simulation-based calibration
-    rank = (trained.sample(X, 19, random_state=0) < y[:, None]).sum(1)
-    counts = np.bincount(rank, minlength=20)
-    assert np.abs(counts - 30).max() < 28
+    # a right density would fail here once in a thousand times
+    assert simulation_based_calibration(trained, X, y, n_draws=19, random_state=0).pvalue[0] > 1e-3
+
+
+def simulated(n, seed):
+    """Two parameters ~ N(0, I) and what a simulator sees of them; the posterior is N(A x, S)."""
+    rng = np.random.default_rng(seed)
+    mix, deviation = np.array([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]]), 0.7
+    y = rng.normal(size=(n, 2))
+    S = np.linalg.inv(np.eye(2) + mix.T @ mix / deviation**2)
+    return y @ mix.T + deviation * rng.normal(size=(n, 3)), y, S @ mix.T / deviation**2, S
+
+
+def test_simulation_based_calibration_of_a_posterior_that_was_learnt():
+    X, y, A, S = simulated(1000, 0)
+    model = quick(max_iter=150, polish=60, learning_rate_init=0.01).fit(X, y)
+    X, y, *_ = simulated(400, 1)
+    exact = multivariate_normal(np.zeros(2), S).logpdf(y - X @ A.T)
+    assert (exact - model.score_samples(X, y)).mean() < 0.1
+
+    class Sure:
+        """The same draws, closer to the mean."""
+
+        def sample(self, X, n_samples=1, random_state=None):
+            draws, mean = model.sample(X, n_samples, random_state), X[:, None] @ A.T
+            return mean + 0.7 * (draws - mean)
+
+    # a right posterior would fail here once in a hundred times
+    settings = {"n_draws": 19, "random_state": 0}
+    assert simulation_based_calibration(model, X, y, **settings).pvalue.min() > 0.005
+    assert simulation_based_calibration(Sure(), X, y, **settings).pvalue.max() < 1e-4
 
 
 def test_the_polish_and_the_record(trained):

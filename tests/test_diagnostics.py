@@ -7,11 +7,18 @@ import pytest
 import torch
 from conftest import quick
 from oracles import BENT, NORMAL, OFFSET, PATHS, TILTED, ExactVelocity, Mixture, gaussian
+from scipy.stats import binomtest
 from sklearn.mixture import GaussianMixture
 from torch import nn
 
 from siflow_sk.bases import Gaussian
-from siflow_sk.diagnostics import _velocity_to, loss_parts, straightness, wasserstein_bound
+from siflow_sk.diagnostics import (
+    _velocity_to,
+    loss_parts,
+    simulation_based_calibration,
+    straightness,
+    wasserstein_bound,
+)
 from siflow_sk.interpolants import INTERPOLANTS, WithNoise
 from siflow_sk.solvers import DormandPrince
 from siflow_sk.velocities import Velocity
@@ -220,3 +227,110 @@ def test_what_they_are_for(moons, moons_flow):
         straightness(moons_flow, 0)
     once = [loss_parts(moons_flow, moons, 1, random_state=0) for _ in range(2)]
     assert once[0] == once[1]
+
+
+# -- ranks among draws ------------------------------------------------------------------------------------
+
+
+class Posterior:
+    """Of two parameters ~ N(0, I), each seen with noise of 0.5; moved and stretched where a test says so."""
+
+    GAIN, DEVIATION = 0.8, math.sqrt(0.2)  # precisions 1 and 4
+
+    def __init__(self, shift=(0.0, 0.0), stretch=(1.0, 1.0)):
+        self.shift, self.stretch = np.array(shift), np.array(stretch)
+
+    def sample(self, X, n_samples=1, random_state=None):
+        noise = np.random.default_rng(random_state).normal(size=(len(X), n_samples, 2))
+        return self.GAIN * X[:, None] + self.DEVIATION * (self.shift + self.stretch * noise)
+
+
+def simulated(n, seed):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(n, 2))
+    return y + 0.5 * rng.normal(size=(n, 2)), y
+
+
+def many_pvalues(n_times, n, n_draws):
+    """Of the right posterior."""
+    return np.array(
+        [
+            simulation_based_calibration(
+                Posterior(), *simulated(n, s), n_draws=n_draws, random_state=s
+            ).pvalue
+            for s in range(1, n_times + 1)
+        ]
+    )
+
+
+def test_the_right_posterior_is_refused_as_often_as_the_level_says():
+    """500 times two parameters, at 5 %: of 1,000 p-values 50 +- 21 (three deviations) may be below."""
+    pvalues = np.array(
+        [
+            simulation_based_calibration(
+                Posterior(), *simulated(200, seed), n_draws=19, random_state=seed
+            ).pvalue
+            for seed in range(1, 501)
+        ]
+    )
+    assert binomtest(int((pvalues < 0.05).sum()), pvalues.size, 0.05).pvalue > 0.0027
+    assert binomtest(int((pvalues < 0.5).sum()), pvalues.size, 0.5).pvalue > 0.0027
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"stretch": (1.0, 0.7)}, "both ends"),
+        ({"stretch": (1.0, 1.5)}, "middle"),
+        ({"shift": (0.0, 0.3)}, "low end"),
+    ],
+)
+def test_a_wrong_posterior_is_seen_in_the_parameter_where_it_is_wrong(wrong, where):
+    found = simulation_based_calibration(Posterior(**wrong), *simulated(1000, 0), random_state=1)
+    assert found.ranks.shape == (1000, 2)
+    assert found.ranks.min() == 0
+    assert found.ranks.max() == 99
+    assert found.pvalue[0] > 1e-3
+    assert found.pvalue[1] < 1e-6
+    low, high = (found.ranks[:, 1] < 20).mean(), (found.ranks[:, 1] >= 80).mean()
+    fits = {
+        "both ends": min(low, high) > 0.23,
+        "middle": max(low, high) < 0.17,
+        "low end": high < 0.17 < 0.23 < low,
+    }
+    assert fits[where]
+
+
+def test_draws_that_equal_the_truth_take_any_rank():
+    class Rounded(Posterior):
+        def sample(self, X, n_samples=1, random_state=None):
+            return np.rint(super().sample(X, n_samples, random_state))
+
+    X, y = simulated(1000, 0)
+    found = simulation_based_calibration(Rounded(), X, np.rint(y), random_state=1)
+    assert found.pvalue.min() > 1e-3
+
+
+def test_a_number_of_draws_that_does_not_divide_into_bins():
+    """Of 24 ranks some bins hold two, others one: what is expected follows."""
+    pvalues = many_pvalues(100, 400, 23)
+    assert binomtest(int((pvalues < 0.05).sum()), pvalues.size, 0.05).pvalue > 0.0027
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "kind", "message"),
+    [
+        (object(), np.zeros((20, 2)), TypeError, "object has no method sample"),
+        (Posterior(), np.zeros((9, 2)), ValueError, "y: one entry for each of the 20 rows"),
+        (Posterior(), np.zeros(20), ValueError, r"the model draws 2 targets .* got y of shape \(20, 1\)"),
+        (Posterior(), np.full((20, 2), np.nan), ValueError, "NaN"),
+        (Posterior(), None, ValueError, "requires y"),
+    ],
+)
+def test_ranks_of_bad_input(model, y, kind, message):
+    with pytest.raises(kind, match=message):
+        simulation_based_calibration(model, np.zeros((20, 2)), y)
+    with pytest.raises(ValueError, match="at least 10 rows wanted for a test, got 9"):
+        simulation_based_calibration(Posterior(), np.zeros((9, 2)), np.zeros((9, 2)))
+    with pytest.raises(ValueError, match="n_draws"):
+        simulation_based_calibration(Posterior(), np.zeros((20, 2)), np.zeros((20, 2)), n_draws=0)
