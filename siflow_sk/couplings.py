@@ -67,7 +67,7 @@ class OptimalTransport(Coupling):
     and with ``interpolant="linear"`` the energy of the flow to :math:`W_2^2`, its least possible value; a
     small batch of many columns stays close to independent pairs.  The assignment is exact whoever finds
     it, on the CPU: :func:`scipy.optimize.linear_sum_assignment`, whose cost grows with the cube of
-    ``batch_size``, or the network simplex of POT (:func:`ot.emd`), several times faster where a batch is
+    ``batch_size``, or the network simplex of POT (:func:`ot.emd`), which is the faster one where a batch is
     large.
 
     Parameters

@@ -18,7 +18,8 @@ class Interpolant(Component):
     To write your own, subclass and define ``alpha`` and ``beta``; a path that misses its ends is
     refused by ``fit``.  The derivatives are found by forward-mode differentiation unless ``d_alpha`` and
     ``d_beta`` are given in closed form as well.  A path that is not linear in x0 and x1 defines ``point`` and
-    ``velocity`` too; the score does not follow from its velocity then.
+    ``velocity`` too; the score does not follow from its velocity then, nor from that of a path whose alpha
+    and beta differ from column to column (``(n, d)`` for ``t`` of shape ``(n, 1)``).
 
     See Albergo & Vanden-Eijnden, arXiv:2209.15571, eq. (5).
     """
@@ -48,8 +49,8 @@ class Interpolant(Component):
         return self.d_alpha(t) * x0 + self.d_beta(t) * x1
 
 
-def check_ends(interpolant):
-    """Refuse a path that does not lead from x0 to x1, or that is noisy where it must not be.
+def check_ends(interpolant, d):
+    """Refuse a path that does not lead from x0 to x1 in ``d`` columns, or that is noisy where it must not be.
 
     Raises
     ------
@@ -58,14 +59,20 @@ def check_ends(interpolant):
         between.
     """
     t = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    x0, x1 = (torch.tensor([row, row], dtype=torch.float64) for row in ([1.0, 0.0], [0.0, 1.0]))
-    found = interpolant.point(t, x0, x1).detach()
-    if not torch.allclose(found, torch.eye(2, dtype=torch.float64), rtol=0.0, atol=1e-5):
-        alpha, beta = ([round(float(v), 6) for v in c(t)] for c in (interpolant.alpha, interpolant.beta))
+    x0, x1 = (torch.linspace(*ends, d, dtype=torch.float64).expand(2, d) for ends in ((1, 2), (-1, -3)))
+    found, wanted = interpolant.point(t, x0, x1).detach(), torch.where(t == 0.0, x0, x1)
+    if found.shape != wanted.shape:
+        raise ValueError(
+            f"interpolant={interpolant!r}: point(t, x0, x1) must be of the shape of x0, "
+            f"{tuple(wanted.shape)} here, got {tuple(found.shape)}."
+        )
+    if not torch.allclose(found, wanted, rtol=0.0, atol=1e-5):
+        end, column = divmod(int((found - wanted).abs().argmax()), d)
         raise ValueError(
             f"interpolant={interpolant!r} must lead from x0 at t=0 to x1 at t=1: alpha(0)=1, alpha(1)=0, "
-            f"beta(0)=0, beta(1)=1 wanted, got alpha(0)={alpha[0]:g}, alpha(1)={alpha[1]:g}, "
-            f"beta(0)={beta[0]:g}, beta(1)={beta[1]:g}, points {found.tolist()} between (1, 0) and (0, 1)."
+            f"beta(0)=0, beta(1)=1 wanted, got {_at_ends(interpolant, t)}column {column} at "
+            f"{float(found[end, column]):g} for t={end}, between {float(x0[end, column]):g} and "
+            f"{float(x1[end, column]):g}."
         )
     if hasattr(interpolant, "variance"):
         inner = interpolant.variance(torch.linspace(0.0, 1.0, 21, dtype=torch.float64)[1:-1])
@@ -78,12 +85,27 @@ def check_ends(interpolant):
             )
 
 
-def is_linear(interpolant):
-    """Whether the points of the path are alpha x0 + beta x1, which a path of one's own may add to."""
+def _at_ends(interpolant, t):
+    """Both coefficients in words; nothing where every column has its own."""
+    alpha, beta = interpolant.alpha(t), interpolant.beta(t)
+    if not alpha.shape == beta.shape == t.shape:
+        return ""
+    pairs = (("alpha", alpha), ("beta", beta))
+    return "".join(f"{name}({i})={round(float(c[i]), 6):g}, " for name, c in pairs for i in (0, 1))
+
+
+def is_linear(interpolant, d):
+    """Whether the points of the path are alpha x0 + beta x1 in ``d`` columns, with one alpha and one beta.
+
+    A path of one's own may add to them, or have other coefficients in every column.
+    """
     t = torch.linspace(0.0, 1.0, 9, dtype=torch.float64)[:, None]
-    x0, x1 = torch.cat([torch.sin(3.0 * t), 1.0 - t], 1), torch.cat([t * t - 0.4, torch.cos(5.0 * t)], 1)
-    expected = interpolant.alpha(t) * x0 + interpolant.beta(t) * x1
-    return torch.allclose(interpolant.point(t, x0, x1), expected, rtol=0.0, atol=1e-6)
+    alpha, beta = interpolant.alpha(t), interpolant.beta(t)
+    k = torch.arange(1, d + 1, dtype=torch.float64)
+    x0, x1 = torch.sin(3.0 * t + k), torch.cos(5.0 * t - k)
+    found = interpolant.point(t, x0, x1)
+    one = alpha.shape == beta.shape == t.shape
+    return one and torch.allclose(found, alpha * x0 + beta * x1, rtol=0.0, atol=1e-6)
 
 
 class Linear(Interpolant):

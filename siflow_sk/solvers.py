@@ -364,8 +364,8 @@ class Grid(Solver):
     def fallback(self, dtype):
         """The adaptive solver for rows that the grid does not solve, at 1e-4 of the tolerance.
 
-        The adaptive solver holds the error of a step; on a rough field (a table with 40,000 rows) the
-        log-density was 400 times further off than that.
+        The adaptive solver holds the error of a step, and on a rough field the log-density, to which all
+        steps and the divergence contribute, is off by much more than that.
         """
         return _adaptive(1e-4 * self.tol, dtype)
 

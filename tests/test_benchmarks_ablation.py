@@ -84,6 +84,11 @@ def test_the_command_writes_records_and_goes_on(tmp_path, capsys):
     assert len({r["mean"] for r in records}) == 3  # the levers do something
     assert {(r["n_fit"], r["n_test"], r["rows"]) for r in records} == {(120, 30, records[0]["rows"])}
     page = report.read_text()
+    absent = page.split("Not measured: ")[1].split(".\n")[0]
+    assert "*no polish* (everywhere)" in absent
+    assert "``protein`` (everything)" in absent
+    assert "concrete" not in absent
+    assert "width 64" not in absent
     assert ENSEMBLE in page
     assert str(effects(records)["width 64"]["concrete", 120]) in page
 

@@ -8,6 +8,7 @@ import pytest
 
 from siflow_sk.benchmarks import _paths, _singlecell
 from siflow_sk.benchmarks.__main__ import main
+from siflow_sk.benchmarks._rst import not_measured
 
 
 @pytest.fixture
@@ -96,6 +97,15 @@ def test_evaluations_at_one_level_of_log_density():
     assert _paths.evaluations(0.1, numerical, 0.1 + 4.5**-4) == pytest.approx(18.0, rel=1e-9)
     assert _paths.evaluations(0.1, numerical, 2.0) == 4.0
     assert np.isnan(_paths.evaluations(0.2, numerical, 0.1))
+
+
+def test_what_is_absent_is_named():
+    rows, columns = {"a": "A", "b": "B", "c": "C"}, {"x": "X", "y": "Y", "z": "Z"}
+    every = {(row, column) for row in rows for column in columns}
+    assert not_measured(rows, columns, every) == ""
+    assert not_measured(rows, columns, every - {("b", "z"), ("b", "x")}) == "Not measured: B (X, Z).\n"
+    found = {("a", "x"), ("a", "y"), ("b", "y")}
+    assert not_measured(rows, columns, found) == "Not measured: Z (everywhere); B (X); C (everything).\n"
 
 
 def test_paths_at_their_smallest(folder):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import quick
 from oracles import PATHS, TILTED
+from scipy.stats import norm
 
-from siflow_sk import InterpolantFlow, InterpolantTransport
+from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow, InterpolantTransport
 from siflow_sk.interpolants import (
     INTERPOLANTS,
     Fourier,
@@ -179,10 +180,63 @@ def test_a_path_that_is_not_linear(generator):
 
 @pytest.mark.parametrize("case", CASES)
 def test_paths_that_keep_their_ends_pass(case):
-    check_ends(CASES[case]())
-    assert is_linear(CASES[case]())
+    check_ends(CASES[case](), 1)
+    assert is_linear(CASES[case](), 3)
     if case != "learnt" and case != "fourier":
-        check_ends(WithNoise(CASES[case](), gamma="sin2"))
+        check_ends(WithNoise(CASES[case](), gamma="sin2"), 4)
+
+
+class Staggered(Interpolant):
+    """Every column at a pace of its own, x_j = (1 - t^p_j) x0_j + t^p_j x1_j."""
+
+    def __init__(self, powers=(1.0, 2.0, 3.0)):
+        self.powers = powers
+
+    def alpha(self, t):
+        return 1.0 - self.beta(t)
+
+    def beta(self, t):
+        return t ** torch.tensor(self.powers, dtype=t.dtype)
+
+
+class Forgetful(Linear):
+    """Leaves a column of three behind."""
+
+    def point(self, t, x0, x1):
+        return super().point(t, x0, x1) * torch.tensor([1.0, 1.0, 0.5], dtype=t.dtype)
+
+
+class Pooled(Linear):
+    """One number for every row."""
+
+    def point(self, t, x0, x1):
+        return super().point(t, x0, x1).sum(1, keepdim=True)
+
+
+def test_columns_may_go_at_different_paces(generator):
+    """The density of such a path is as good as another's; the formula of the score is not its."""
+    rows = torch.randn(500, 3, generator=generator).numpy()
+    flow = quick(interpolant=Staggered(), preprocessor="none", max_iter=60, polish=0).fit(rows)
+    fresh = torch.randn(500, 3, generator=generator).numpy()
+    assert flow.score(fresh) == pytest.approx(norm.logpdf(fresh).sum(1).mean(), abs=0.15)
+    with pytest.raises(ValueError, match=r"interpolant=Staggered\(\) has points that are not alpha x0"):
+        flow.score_function(0.5, fresh, method="velocity")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (Forgetful(), r"alpha\(0\)=1, alpha\(1\)=0, beta\(0\)=0, beta\(1\)=1, column 2 at -1.5 for t=1"),
+        (Staggered((1.0, 1.0, 0.0)), r"wanted, got column 2 at -3 for t=0, between 2 and -3\."),
+        (Pooled(), r"interpolant=Pooled\(\): point\(t, x0, x1\) must be of the shape of x0, \(2, 3\)"),
+    ],
+    ids=["point", "coefficients", "shape"],
+)
+@pytest.mark.parametrize("cls", [InterpolantFlow, InterpolantTransport, ConditionalInterpolantFlow])
+def test_every_column_must_arrive(cls, path, message, generator):
+    rows = torch.randn(50, 3, generator=generator).numpy()
+    with pytest.raises(ValueError, match=message):
+        cls(interpolant=path).fit(rows, rows)
 
 
 @pytest.mark.parametrize(

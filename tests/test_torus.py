@@ -22,6 +22,7 @@ from torch import nn
 
 from siflow_sk import _tensors, load
 from siflow_sk._likelihood import log_density
+from siflow_sk._objective import likelihood_loss
 from siflow_sk.bases import StandardNormal
 from siflow_sk.interpolants import Linear, Trigonometric, WithNoise
 from siflow_sk.preprocessing import Gaussianize, Standardize, Whiten
@@ -38,7 +39,7 @@ from siflow_sk.torus import (
     on_torus,
 )
 from siflow_sk.torus._parts import within_a_turn
-from siflow_sk.velocities import MLP, ResidualMLP, Velocity
+from siflow_sk.velocities import MLP, ResidualMLP, Velocity, hold_weights
 
 TURN = 2.0 * math.pi
 
@@ -212,6 +213,26 @@ def test_the_polish_sees_the_gradient_of_the_divergence(generator):
             below = network.value_and_divergence(t, x)[1].sum()
             parameter.add_(1e-5 * direction)
         torch.testing.assert_close((above - below) / 2e-5, (gradient * direction).sum(), rtol=1e-6, atol=1e-7)
+
+
+def test_matrices_of_the_weights_are_made_once(generator, monkeypatch):
+    """For all steps of a likelihood, with the same numbers and the same gradient."""
+    network = PeriodicVelocity(MLP(width=8, n_blocks=2, time_width=5), (0, 2)).build(3, generator)
+    x, t = angles(6, 3, generator).float(), torch.tensor(0.3)
+    held = hold_weights(network)
+    for one, other in zip(held.value_and_divergence(t, x), network.value_and_divergence(t, x), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(held(t, x), network(t, x))
+
+    made, base = [], TorusBase(StandardNormal(), UniformAngles(), (0, 2)).fit(x, generator)
+    make = type(network)._held
+    monkeypatch.setattr(type(network), "_held", lambda self: made.append(1) or make(self))
+    knots, gradients = torch.linspace(1.0, 0.0, 4), []
+    for velocity in (network, lambda t, x: network(t, x)):  # the second has its divergence by forward mode
+        loss = likelihood_loss(velocity, base, x, knots, 1.0)
+        gradients.append(torch.autograd.grad(loss, network.network.blocks[1].w2)[0])
+    assert len(made) == 1
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
 def test_the_assignment_counts_the_shorter_way_round(generator):

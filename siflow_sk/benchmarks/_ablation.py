@@ -93,7 +93,7 @@ def run(*, data, seeds, tables, levers, splits, rows, quick, **options):
     def page(kept, current, quick):
         for line in _ablation_report.lines(kept):
             say(line)
-        return _ablation_report.page(kept, current, quick)
+        return _ablation_report.page(kept, current, quick, TABLES, LEVERS)
 
     with _timing.threads(1):
         return measure_and_report(jobs, codes(), page, quick=quick, **options)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._rst import circumstances, distinct, table, title
+from ._rst import circumstances, distinct, not_measured, table, title
 from ._scores import paired, unpack
 
 ENSEMBLE = "ensemble of two"
@@ -84,8 +84,8 @@ def lines(records):
     ]
 
 
-def page(records, current, quick):
-    """The report as reStructuredText."""
+def page(records, current, quick, tables=(), levers=()):
+    """The report as reStructuredText; ``tables`` and ``levers`` are all that the command knows."""
     found = effects(records)
     parts = [
         ".. Written by python -m siflow_sk.benchmarks ablation; changes made here are lost.\n",
@@ -94,8 +94,14 @@ def page(records, current, quick):
     ]
     if found:
         parts += [_summary(found, records), title("Table by table"), _by_table(found, records)]
+        parts.append(_absent(records, tables, levers))
     parts.append(circumstances(records))
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
+
+
+def _absent(records, tables, levers):
+    own = {name: f"``{name}``" for name in tables}, {name: f"*{name}*" for name in levers}
+    return not_measured(*own, {(r["table"], r["lever"]) for r in records})
 
 
 def _remarks(current, quick):

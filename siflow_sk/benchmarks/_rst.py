@@ -32,6 +32,29 @@ def mean_and_error(values, form):
     return f"{format(mean, form)} ± {format(error, form)}"
 
 
+def not_measured(rows, columns, found):
+    """Which pairs of the command's own rows and columns are absent, in one sentence; "" if none is.
+
+    Parameters
+    ----------
+    rows, columns : dict
+        Name -> how the page calls it.
+    found : collection of (row, column)
+        What the records hold.
+    """
+    if not found:
+        return ""
+    absent = {row: [c for c in columns if (row, c) not in found] for row in rows}
+    nowhere = [c for c in columns if all(c in gone for gone in absent.values())]
+    parts = [f"{columns[c]} (everywhere)" for c in nowhere]
+    for row, gone in absent.items():
+        if len(gone) == len(columns):
+            parts.append(f"{rows[row]} (everything)")
+        elif gone := [c for c in gone if c not in nowhere]:
+            parts.append(f"{rows[row]} ({', '.join(columns[c] for c in gone)})")
+    return f"Not measured: {'; '.join(parts)}.\n" if parts else ""
+
+
 def circumstances(records):
     """With which versions, machine and code the records were measured."""
     records = list(records)

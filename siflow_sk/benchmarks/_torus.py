@@ -13,7 +13,7 @@ from ..velocities import MLP
 from ._jobs import Job, measure_and_report
 from ._options import add_command, names
 from ._records import code_of
-from ._rst import circumstances, table, title
+from ._rst import circumstances, not_measured, table, title
 
 TABLES = ("isoleucine_dihedrals", "spike_6vxx_phi_psi")
 BANDWIDTHS = tuple(0.03 * 2.0 ** (0.25 * j) for j in range(16))  # of the kernel, 0.03 to 0.4
@@ -210,6 +210,9 @@ def page(records, current, quick):
         title("Angles", "="),
         remarks,
         table(("Model", *columns, "Seconds to fit"), rows) if shown else "",
+        not_measured(
+            {name: f"``{name}``" for name in TABLES}, _NAMES, {(r["table"], r["kind"]) for r in shown}
+        ),
         circumstances(shown),
     ]
     return "\n".join(part for part in parts if part)

@@ -14,7 +14,7 @@ from ..bases import StandardNormal
 from ..couplings import Independent
 from ..exceptions import DataWarning
 from ..flow._trained import PART_METHODS, TRAINING_CONSTRAINTS, TrainedMixin, slot_constraints
-from ..interpolants import INTERPOLANTS
+from ..interpolants import INTERPOLANTS, check_ends
 from ..preprocessing import PREPROCESSORS
 from ..solvers import SOLVERS
 from ..velocities import CONDITIONAL_VELOCITIES
@@ -276,6 +276,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
             checkpoint.belongs_to(call, seed)
 
         z, w = _tensors.to_tensor(targets[:, self._active]), _tensors.to_tensor(weight)
+        check_ends(parts["interpolant"], z.shape[1])
         settings, stop_early = make_settings(self, *z.shape, n_draws, parts["velocity"], device)
         made = fit_parts(
             parts | {"base": StandardNormal(), "coupling": Independent()},

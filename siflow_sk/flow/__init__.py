@@ -9,7 +9,7 @@ from .._compat import _check_sample_weight, _fit_context
 from .._training import fit_parts, make_settings
 from ..bases import BASES
 from ..couplings import COUPLINGS
-from ..interpolants import INTERPOLANTS
+from ..interpolants import INTERPOLANTS, check_ends
 from ..preprocessing import PREPROCESSORS
 from ..solvers import SOLVERS
 from ..torus import WrappedNormal, on_torus, periods_of
@@ -300,6 +300,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
             active, constant = _tensors.split_constant(rows, names)
             _tensors.warn_about(rows, len(X), weight, active, names, X.dtype == np.float32)
         x, weight = _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
+        check_ends(parts["interpolant"], x.shape[1])
 
         if checkpoint is not None:
             start = [self.preprocessor_, self.base_, self.velocity_] if continues else None

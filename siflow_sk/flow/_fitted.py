@@ -406,7 +406,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 f"coupling={coupling!r} makes base and data dependent, so the score does not follow "
                 'from the velocity; fit with coupling="independent", or use score_function(method="exact").'
             )
-        if not is_linear(self.interpolant_):
+        if not is_linear(self.interpolant_, self._n_features_out):
             raise ValueError(
                 f"interpolant={self.interpolant!r} has points that are not alpha x0 + beta x1, so the score "
                 'does not follow from the velocity; use score_function(method="exact"), or another path.'

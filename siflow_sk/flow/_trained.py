@@ -13,7 +13,6 @@ from .._component import SlotsMixin, resolve
 from .._version import __version__
 from ..bases import as_base
 from ..exceptions import DeviceWarning, TrainingWarning
-from ..interpolants import check_ends
 from ..persistence import OpenCheckpoint, SaveMixin, digest_of, in_words
 
 PART_METHODS = {
@@ -98,10 +97,7 @@ class PartsMixin(SaveMixin, SlotsMixin):
     def _resolve(self, slot):
         value = getattr(self, slot)
         value = as_base(value) if slot == "base" else value
-        part = resolve(slot, value, self._slots[slot], self._part_methods[slot])
-        if slot == "interpolant":
-            check_ends(part)
-        return part
+        return resolve(slot, value, self._slots[slot], self._part_methods[slot])
 
     def _place(self, device):
         if not self.__sklearn_is_fitted__():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .._kernel import product
-from ..velocities import ACTIVATIONS, Velocity, _ClosedFormNetwork, exact_divergence
+from ..velocities import ACTIVATIONS, Velocity, _ClosedFormNetwork, _Held, exact_divergence
 from ._parts import Halves, take
 
 N_HARMONICS = 3  # more of them overfit, fewer are too smooth for the narrow clusters of dihedral angles
@@ -75,31 +75,54 @@ class _Embedded(nn.Module):
 
 
 class _ClosedForm(_Embedded):
+    """Of features of t that the network of t makes, ``time``, as the networks of the line are."""
+
+    def time(self, t, shift=0.0):
+        return self.network.time(t, shift)
+
+    def hold_weights(self):
+        return _Held(self, held=self._held())
+
     def value_and_divergence(self, t, x):
+        return self._value_and_divergence(self.time(t), x, self._held())
+
+    def _value(self, time, x):
+        return take(self.network._value(time, self.features(x)[0]), self.kept) * self.unit
+
+    def _held(self):
+        return [self._matrices(block) for block in self.network.blocks]
+
+    def _matrices(self, block):
+        """Kept rows of w3; matrices of the divergence: of ordinary columns, and with w1 of each angle."""
+        n, step = len(self.ordinary), 2 * N_HARMONICS
+        w3 = torch.stack([block.w3[j] for j in self.kept]) * self.unit[:, None]
+        flat = block.w2 * (block.w1[:, :n] @ block.w3[:n]).T if n else None
+        first = range(n, len(block.w3), step)  # of the features of each angle
+        turning = [(block.w1[:, j : j + step], block.w2 * (UNIT * block.w3[j])[:, None]) for j in first]
+        return w3, flat, turning
+
+    def _value_and_divergence(self, time, x, held):
         features, rates = self.features(x)
-        network, n = self.network, len(self.ordinary)
-        time = network.time(t)
-        b3, g = network.affine_time(time).chunk(2, dim=1)
+        n = len(self.ordinary)
+        b3, g = self.network.affine_time(time).chunk(2, dim=1)
         value = take(torch.addcmul(b3, g, features), self.kept) * self.unit
         divergence = g[:, :n].sum(1).expand(len(x))
         for i in range(len(self.angular)):
             divergence = divergence + UNIT * g[:, n + i * rates.shape[2]] * rates[:, i, 0]
-        for block in network.blocks:
-            v, div = self._block(block, time, features, rates)
+        for block, matrices in zip(self.network.blocks, held, strict=True):
+            v, div = _block(block, time, features, rates, *matrices)
             value, divergence = value + v, divergence + div
         return value, divergence
 
-    def _block(self, block, time, features, rates):
-        """Value and divergence of one block."""
-        act, n, step = ACTIVATIONS[block.activation], len(self.ordinary), rates.shape[2]
-        b1, s1, b2, s2 = block._shifts(time)
-        h1, a1 = act(torch.addcmul(b1, product(features, block.w1), s1))
-        h2, a2 = act(torch.addcmul(b2, product(h1, block.w2), s2))
-        e1 = a1 * s1
-        q = product(e1, block.w2 * (block.w1[:, :n] @ block.w3[:n]).T) if n else 0.0
-        for i in range(len(self.angular)):
-            own = slice(n + i * step, n + (i + 1) * step)
-            rate = product(rates[:, i], block.w1[:, own])  # of the first layer, along the angle
-            q = q + product(e1 * rate, block.w2) * (UNIT * block.w3[own.start])
-        w3 = torch.stack([block.w3[j] for j in self.kept]) * self.unit[:, None]
-        return product(h2, w3), (q * (a2 * s2)).sum(1)
+
+def _block(block, time, features, rates, w3, flat, turning):
+    """Value and divergence of one block."""
+    act = ACTIVATIONS[block.activation]
+    b1, s1, b2, s2 = block._shifts(time)
+    h1, a1 = act(torch.addcmul(b1, product(features, block.w1), s1))
+    h2, a2 = act(torch.addcmul(b2, product(h1, block.w2), s2))
+    e1 = a1 * s1
+    q = 0.0 if flat is None else product(e1, flat)
+    for i, (w1, mixed) in enumerate(turning):
+        q = q + product(e1 * product(rates[:, i], w1), mixed)  # the rate of the first layer along the angle
+    return product(h2, w3), (q * (a2 * s2)).sum(1)

@@ -12,7 +12,7 @@ from .._compat import HasMethods, _fit_context
 from .._training import Data, Settings, Trainer
 from ..couplings import COUPLINGS, Paired
 from ..flow._trained import TRAINING_CONSTRAINTS, PartsMixin, slot_constraints, warn_of_lost_steps
-from ..interpolants import INTERPOLANTS
+from ..interpolants import INTERPOLANTS, check_ends
 from ..preprocessing import PREPROCESSORS
 from ..solvers import SOLVERS
 from ..velocities import VELOCITIES
@@ -223,6 +223,7 @@ class InterpolantTransport(FittedMixin, PartsMixin, BaseEstimator):
         rows = np.concatenate([table for table, _, _ in distinct])
         weight = np.concatenate([weight for _, weight, _ in distinct]) / len(distinct)
         active, constant = _tensors.split_constant(rows, _tensors.column_names(self, X.shape[1]))
+        check_ends(parts["interpolant"], int(active.sum()))
         preprocessor = parts["preprocessor"].fit(
             _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
         )
