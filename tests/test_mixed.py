@@ -209,6 +209,122 @@ def test_draws_stay_between_the_ends(dtype):
         assert (density.score_samples(drawn) > -np.inf).all()
 
 
+# -- angles -------------------------------------------------------------------------------------------------
+
+
+class Circle(BaseEstimator):
+    """Uniform over one turn, whatever the rows; the last of its columns is the angle."""
+
+    def __init__(self, periodic=None):
+        self.periodic = periodic
+
+    def fit(self, X, y=None):
+        (self.column_, self.period_), *_ = self.periodic.items()
+        self.shape_ = X.shape[1]
+        return self
+
+    def score_samples(self, X):
+        return np.full(len(X), -np.log(self.period_))
+
+    def sample(self, n_samples=1, random_state=None):
+        rows = np.zeros((n_samples, self.shape_))
+        rows[:, self.column_] = self.period_ * np.linspace(-3.0, 3.0, n_samples, endpoint=False)
+        rows[::2, self.column_] = self.period_ * (1.0 - 2.0**-40)  # float32 makes a whole turn of it
+        return rows
+
+
+def around(n, seed=0):
+    """Hours around midnight, a kind of day that they depend on, minutes."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(["late", "early"], size=n)
+    hour = rng.normal(np.where(kind == "late", -2.0, 3.0), 1.5) % 24.0
+    return pd.DataFrame({"kind": kind, "hour": hour})
+
+
+@pytest.fixture(scope="module")
+def clock():
+    return quick(kinds={"hour": ("periodic", 24.0)}, n_draws=8).fit(around(400))
+
+
+def test_an_angle_has_a_density_that_integrates_to_one_over_a_period(clock):
+    assert clock.kinds_ == {"kind": "categorical", "hour": ("periodic", 24.0)}
+    hours = np.arange(0.0, 24.0, 0.1)  # of a smooth periodic function the sum is the integral
+    total = 0.0
+    for kind in ("late", "early"):
+        table = pd.DataFrame({"kind": kind, "hour": hours})
+        total += 0.1 * np.exp(clock.score_samples(table)).sum()
+        np.testing.assert_allclose(
+            clock.score_samples(table.assign(hour=hours - 48.0)), clock.score_samples(table), atol=1e-6
+        )
+    # some leaks into levels that are none
+    leak = np.mean(np.abs(clock.estimator_.sample(2000, random_state=0)[:, 0] - 0.5) > 1.0)
+    assert total == pytest.approx(1.0 - leak, abs=0.02)
+    ends = pd.DataFrame({"kind": "late", "hour": [0.0, 24.0 - 1e-9]})
+    assert abs(np.diff(clock.score_samples(ends))[0]) < 1e-6
+
+
+def test_an_angle_is_left_to_the_flow():
+    table = around(150)[["hour"]].assign(x=np.random.default_rng(0).normal(size=150), planet="Earth")
+    table = table[["planet", "x", "hour"]]
+    settings = {"max_iter": 5, "polish": 0, "velocity": MLP(width=16), "random_state": 0}
+    density = MixedDensity(InterpolantFlow(**settings), kinds={"hour": ("periodic", 24)}).fit(table)
+    flow = InterpolantFlow(periodic={1: 24.0}, **settings).fit(table[["x", "hour"]].to_numpy())
+    np.testing.assert_array_equal(
+        density.score_samples(table), flow.score_samples(table[["x", "hour"]].to_numpy())
+    )
+    assert density.estimator.periodic is None  # that of the user is not touched
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "Float32"])
+@pytest.mark.parametrize("start", [0.0, -np.pi])
+def test_angles_are_drawn_in_their_turn_with_their_dtype(dtype, start):
+    angle = start + 2.0 * np.pi * np.random.default_rng(0).random(50)
+    table = pd.DataFrame({"x": np.arange(50.0), "planet": "Earth", "phi": angle}).astype({"phi": dtype})
+    density = MixedDensity(Circle(), kinds={"phi": ("periodic", 2.0 * np.pi)}).fit(table)
+    assert density.estimator_.periodic == {1: 2.0 * np.pi}
+    drawn = density.sample(600, random_state=0)["phi"]
+    assert str(drawn.dtype) == dtype
+    value = drawn.to_numpy(dtype=np.float64)
+    assert ((value >= start) & (value < start + 2.0 * np.pi)).all()
+    assert (np.histogram(value, bins=6, range=(start, start + 2.0 * np.pi))[0] >= 45).all()
+
+
+def test_angles_are_saved(clock, tmp_path):
+    clock.save(tmp_path / "clock.safetensors")
+    again, table = load(tmp_path / "clock.safetensors"), around(20, seed=1)
+    assert again.kinds_ == clock.kinds_
+    np.testing.assert_array_equal(again.score_samples(table), clock.score_samples(table))
+    pd.testing.assert_frame_equal(again.sample(20, random_state=0), clock.sample(20, random_state=0))
+
+
+@pytest.mark.parametrize(
+    "kind", ["periodic", *(("periodic", p) for p in (0.0, -24.0, np.inf, np.nan, "24", True))]
+)
+def test_a_period_that_is_none(kind):
+    with pytest.raises(
+        ValueError, match=r"kinds\['hour'\] is .*; the period must be said, a finite number > 0"
+    ):
+        MixedDensity(Circle(), kinds={"hour": kind}).fit(around(50))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "kind", "message"),
+    [
+        (
+            KernelDensity(),
+            TypeError,
+            r"KernelDensity has no parameter periodic, and kinds says that \['hour'\]",
+        ),
+        (Circle({0: 1.0}), ValueError, r"estimator has periodic=\{0: 1.0\}; say in kinds alone"),
+    ],
+)
+def test_estimators_that_take_no_periods(estimator, kind, message):
+    with pytest.raises(kind, match=message):
+        MixedDensity(estimator, kinds={"hour": ("periodic", 24.0)}).fit(around(50))
+    with pytest.raises(ValueError, match="column 'kind' holds 'late' where a number is needed"):
+        MixedDensity(Circle(), kinds={"kind": ("periodic", 24.0)}).fit(around(50).sort_values("kind")[::-1])
+
+
 def test_whole_numbers_that_are_said_to_be_real_are_drawn_as_such(people):
     density = MixedDensity(Normal(), kinds={"children": "real"}).fit(people[["height", "children"]])
     drawn = density.sample(50, random_state=0)["children"]

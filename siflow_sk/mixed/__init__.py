@@ -1,4 +1,4 @@
-"""Tables with bounds, whole numbers, categories: a density for the one part, probabilities for the other."""
+"""Tables with bounds, angles, whole numbers, categories: densities here, probabilities there, in one."""
 
 import numbers
 import warnings
@@ -16,7 +16,7 @@ from ..bases import SklearnDensity
 from ..exceptions import DataWarning
 from ..flow import InterpolantFlow
 from ..persistence import SaveMixin
-from ._columns import Column, are_ends, detect, guess_ends
+from ._columns import Column, are_ends, detect, guess_ends, has_period, says_periodic
 
 __all__ = ["MixedDensity"]
 
@@ -25,7 +25,7 @@ _MAX_ROUNDS = 100  # of drawing again what falls beyond the first or last level
 
 
 class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
-    r"""A density for tables with columns that have bounds, of whole numbers, of a lattice, of categories.
+    r"""A density for tables with columns that have bounds, of angles, whole numbers, a lattice, categories.
 
     Whole numbers and categories have probabilities, not densities.  Each value gets a cell, one step wide;
     ``fit`` spreads the rows uniformly over their cells and fits a density q to that (dequantisation).  With x
@@ -56,6 +56,9 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
           may be infinite.  No value may lie on an end;
         - ``"interval"``: the ends are guessed, with a :class:`~siflow_sk.exceptions.DataWarning`, one mean
           distance of neighbouring values beyond the smallest and the largest;
+        - ``("periodic", period)``, for an angle: values that differ by whole periods are the same, the
+          density integrates to 1 over one.  An :class:`~siflow_sk.InterpolantFlow` is told by its parameter
+          ``periodic``, no other ``estimator`` is;
         - a number, the step of a lattice such as 0.1.
 
         Columns that are not listed, or all of them with ``"auto"``: dtypes category, bool, string and object
@@ -141,9 +144,10 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            Weights were given and ``estimator`` takes none; dates.
+            Weights were given, or a column is periodic, and ``estimator`` takes none; dates.
         ValueError
-            Missing values, a kind that is none or that a column cannot have, all columns constant.
+            Missing values, a kind that is none or that a column cannot have, a period that is not a finite
+            number > 0, all columns constant.
         """
         before = dict(self.__dict__)
         try:
@@ -171,9 +175,12 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
         values, _, _ = self._encode(frame)
         if not values.shape[1]:
             raise ValueError("all columns are constant: there is no density to estimate.")
-        self._width = np.array([c.width for c in self._columns if c.kind != "constant"])
+        active = [c for c in self._columns if c.kind != "constant"]
+        self._width = np.array([c.width for c in active])
+        periods = {j: c.turn[1] for j, c in enumerate(active) if c.kind == "periodic"}
+        estimator = _with_periods(clone(estimator), periods, [c.name for c in active])
         noise = np.random.default_rng(seed).uniform(-0.5, 0.5, size=values.shape)
-        self.estimator_ = clone(estimator).fit(values + noise * self._width, None, **weights)
+        self.estimator_ = estimator.fit(values + noise * self._width, None, **weights)
         lattice = self._width > 0
         self._points = np.zeros((self.n_draws if lattice.any() else 1, len(lattice)))
         if lattice.any():
@@ -232,10 +239,15 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
                         "kinds={...: 'categorical'}."
                     )
             step = isinstance(kind, numbers.Real) and not isinstance(kind, bool) and 0 < kind < np.inf
-            if not step and not are_ends(kind) and kind not in _KINDS:
+            if says_periodic(kind) and not has_period(kind):
                 raise ValueError(
-                    f"kinds[{name!r}] is {kind!r}; one of {list(_KINDS)}, two ends (low, high) or the step "
-                    "of a lattice is needed."
+                    f"kinds[{name!r}] is {kind!r}; the period must be said, a finite number > 0 in the units "
+                    "of the column, such as ('periodic', 360.0)."
+                )
+            if not step and not are_ends(kind) and not says_periodic(kind) and kind not in _KINDS:
+                raise ValueError(
+                    f"kinds[{name!r}] is {kind!r}; one of {list(_KINDS)}, two ends (low, high), "
+                    "('periodic', period) or the step of a lattice is needed."
                 )
             if kind == "interval":
                 kind = guess_ends(column, name)
@@ -391,3 +403,20 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
         frame = pd.concat(columns, axis=1)
         frame.columns = [c.name for c in self._columns]
         return frame
+
+
+def _with_periods(estimator, periods, names):
+    """The estimator, told which of its columns are periodic."""
+    if not periods:
+        return estimator
+    parameters = estimator.get_params(deep=False)
+    if "periodic" not in parameters:
+        raise TypeError(
+            f"{type(estimator).__name__} has no parameter periodic, and kinds says that "
+            f"{[names[j] for j in periods]} are; take an InterpolantFlow as estimator, or 'real' columns."
+        )
+    if parameters["periodic"]:
+        raise ValueError(
+            f"estimator has periodic={parameters['periodic']!r}; say in kinds alone which columns are."
+        )
+    return estimator.set_params(periodic=periods)

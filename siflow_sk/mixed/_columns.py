@@ -5,6 +5,7 @@ import numbers
 import numpy as np
 import pandas as pd
 
+from .. import _tensors
 from ..persistence import own
 
 _ON_LATTICE = 1e-6  # how far from the lattice a value may lie, in steps
@@ -37,6 +38,18 @@ def are_ends(kind):
     return kind[0] < kind[1] and bool(np.isfinite(kind).any())
 
 
+def says_periodic(kind):
+    """Whether a kind is meant to be a periodic one."""
+    head = kind[0] if isinstance(kind, tuple) and kind else kind
+    return isinstance(head, str) and head == "periodic"
+
+
+def has_period(kind):
+    """Whether a periodic kind says its period, a finite number > 0."""
+    period = kind[1] if isinstance(kind, tuple) and len(kind) == 2 else None
+    return isinstance(period, numbers.Real) and not isinstance(period, bool) and 0 < period < np.inf
+
+
 def guess_ends(column, name):
     """The ends of an interval that the values come from, if they spread evenly over it."""
     values = np.unique(_numbers(column, name))
@@ -62,6 +75,9 @@ class Column:
             float(kind) if isinstance(kind, numbers.Real) else float(kind in ("integer", "categorical"))
         )
         self.kind = "integer" if isinstance(kind, numbers.Real) else "bounded" if self.ends else kind
+        if says_periodic(kind):
+            self.kind, (_, period) = "periodic", kind
+            self.turn = _tensors.turns_of(_numbers(column, name)[:, None], {0: float(period)})[0]
         if kind == "constant":
             self.levels = column.unique()[:1].tolist()
             if column.nunique() > 1:
@@ -96,7 +112,7 @@ class Column:
             )
             return np.maximum(code, 0).astype(np.float64), 0.0, code >= 0
         value = _numbers(column, self.name)
-        if self.kind == "real":
+        if self.kind in ("real", "periodic"):
             return value, 0.0, np.ones(len(value), dtype=bool)
         if self.ends:
             inside = (value > self.ends[0]) & (value < self.ends[1])
@@ -128,8 +144,10 @@ class Column:
             return pd.Series(value).astype(dtype)
         if not self.dtype.lower().startswith("float"):  # whole numbers that were said to be real ones
             dtype = np.dtype(np.float64)
+        precision = np.dtype(str(dtype).lower()).type
+        if self.kind == "periodic":  # rounded first, which may lead out of the turn
+            value = _tensors.within_turns(precision(value)[:, None], {0: self.turn})[:, 0]
         if self.ends:
-            precision = np.dtype(str(dtype).lower()).type
             low, high = (precision(end) for end in self.ends)
             with np.errstate(over="ignore"):
                 value = precision(_from_line(value, *self.ends))
