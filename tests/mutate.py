@@ -47,7 +47,10 @@ TESTS = {
     "_kernel": ["test_velocities"],
     "preprocessing._affine": ["test_preprocessing"],
     "preprocessing._base": ["test_preprocessing"],
-    "preprocessing._circular": ["test_torus::test_angles_are_spread_evenly"],
+    "preprocessing._circular": [
+        "test_torus::test_angles_are_spread_evenly",
+        "test_torus::test_an_angle_gets_the_bandwidth_of_the_best_left_out_likelihood",
+    ],
     "preprocessing._marginal": ["test_preprocessing"],
     "_likelihood": ["test_likelihood", "test_errors", "test_memory", "test_anytime"],
 }
@@ -84,7 +87,7 @@ def changed(node):
         other.value = (not value) if type(value) is bool else value + 1 if value in (0, 1) else 2 * value
         if other.value != value:  # not infinity
             yield "constant", other
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
         other.value = ast.Constant(None)
         yield "return", other
 
@@ -104,12 +107,12 @@ def places(tree):
 def mutants(source):
     """Every mutant of a module, in order: its place, what it was, what it is, and the changed source.
 
-    ``code`` and ``number`` find a mutant again as long as its function or class stays as it is.
+    ``code`` and ``number`` find a mutant again as long as its function or class computes the same way.
     """
     tree, lines = ast.parse(source), source.splitlines()
     parts = [ast.unparse(top) for top in tree.body]
     for i, top in enumerate(tree.body):
-        code, number = hashlib.sha256(parts[i].encode()).hexdigest()[:12], 0
+        code, number = hashlib.sha256(_without_docstrings(top).encode()).hexdigest()[:12], 0
         for node in [top, *places(top)]:
             if not hasattr(node, "lineno"):
                 continue
@@ -123,6 +126,14 @@ def mutants(source):
                 node.__class__, node.__dict__ = before[1], dict(before[0])
                 number += 1
                 yield where | seen | told, text
+
+
+def _without_docstrings(top):
+    top = copy.deepcopy(top)
+    for node in ast.walk(top):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(top)
 
 
 def all_mutants():
@@ -154,7 +165,10 @@ def key_of(record):
 
 
 class _Watch:
-    """For pytest: what each test takes, and which lines of a file it runs; longer ones are broken off."""
+    """For pytest: what each test that passes takes, and which lines of a file it runs.
+
+    One that takes too long is broken off; it, and what may fail for that, is left out.
+    """
 
     def __init__(self, path):
         self.path, self.tests, self.lines, self.long = str(path), {}, set(), False
@@ -184,10 +198,8 @@ class _Watch:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             sys.settrace(None)
-        if not self.long:
+        if not self.long and all(report.outcome == "passed" for report in reports):
             self.tests[item.nodeid] = [round(time.process_time() - begun, 3), sorted(self.lines)]
-            for report in reports:
-                item.ihook.pytest_runtest_logreport(report=report)
         return True
 
 
@@ -228,14 +240,14 @@ def _named(module):
 
 
 def watched(module):
-    """What every test of a module takes and runs, ``{name: [seconds, lines]}``; None if one fails."""
+    """What the tests of a module that pass take and run, ``{name: [seconds, lines]}``."""
     watch, (reader, writer) = _Watch(path_of(module)), os.pipe()
 
     def work():
         files = ["::".join([f"tests/{file}.py", *one]) for file, *one in _named(module)]
-        ended = _pytest(files, watch, module, path_of(module).read_text(encoding="utf-8"))
+        _pytest(files, watch, module, path_of(module).read_text(encoding="utf-8"))
         with os.fdopen(writer, "w") as pipe:
-            json.dump(watch.tests if ended == 0 else None, pipe)
+            json.dump(watch.tests, pipe)
         return 0
 
     child = _forked(work)
@@ -243,7 +255,7 @@ def watched(module):
     with os.fdopen(reader) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
-    return json.loads(text) if text else None
+    return json.loads(text or "{}")
 
 
 def tried(module, text, tests):

@@ -38,7 +38,7 @@ def learnt():
     return path
 
 
-CASES = {**INTERPOLANTS, "cubic": Cubic, "learnt": learnt}
+CASES = {**INTERPOLANTS, "cubic": Cubic, "learnt": learnt, "noisy": lambda: WithNoise("linear")}
 TIMES = torch.linspace(0.0, 1.0, 41, dtype=torch.float64)
 
 
@@ -182,7 +182,7 @@ def test_a_path_that_is_not_linear(generator):
 def test_paths_that_keep_their_ends_pass(case):
     check_ends(CASES[case](), 1)
     assert is_linear(CASES[case](), 3)
-    if case != "learnt" and case != "fourier":
+    if case not in ("learnt", "fourier", "noisy"):
         check_ends(WithNoise(CASES[case](), gamma="sin2"), 4)
 
 

@@ -208,6 +208,13 @@ def test_the_power_is_that_of_scikit_learn():
     np.testing.assert_allclose(ours.forward(x)[0].numpy()[:, inside], expected, atol=5e-3)
 
 
+def test_the_power_map_ends_with_zero_mean_and_unit_deviation():
+    x = torch.cat([0.05 * table(), torch.zeros(400, 1, dtype=torch.float64)], 1)
+    z = YeoJohnson().fit(x, even(400)).forward(x)[0]
+    torch.testing.assert_close(z.mean(0), torch.zeros(4).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(z.std(0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0]).double())
+
+
 # -- marginal maps -----------------------------------------------------------------------------------------
 
 
@@ -234,7 +241,7 @@ def test_the_tail_is_that_of_student_with_three_degrees():
 def test_the_binned_kernel_is_the_sum_of_kernels(bandwidth):
     """Rows on the knots, of unequal weights: on the grid, at the rows, and without the row itself."""
     rng, low, step, n = np.random.default_rng(0), -1.0, 0.01, 255
-    grid, rows = low + step * np.arange(n + 1), rng.integers(20, 230, 40)
+    grid, rows = low + step * np.arange(n + 1), np.r_[0, n, rng.integers(20, 230, 38)]
     weight = rng.dirichlet(np.ones(40))
     kernel = _marginal._BinnedKernel(*map(torch.tensor, (grid[rows], weight)), low, step, n)
     density, at_rows, left_out = (a.numpy() for a in kernel.estimate(bandwidth))
@@ -284,10 +291,18 @@ def test_a_column_gets_the_bandwidth_of_the_best_left_out_likelihood(n):
         alone = (pairs.sum(1) - np.diag(pairs)) / (n - 1)
         return [np.log((1 - share) * f + tail).mean() for f in (alone, pairs.mean(1))]
 
-    left_out, seen = max(scores(h) for h in 0.6 * std * 2.0 ** (-0.5 * np.arange(16)))
+    (left_out, seen), h = max((scores(h), h) for h in 0.6 * std * 2.0 ** (-0.5 * np.arange(16)))
     assert left_out > stats.norm(mean, std).logpdf(y).mean() + 0.3
-    *_, optimism = Marginals()._column(torch.tensor(y), even(n))
+    low, step, z, slope, optimism = Marginals()._column(torch.tensor(y), even(n))
     assert optimism == pytest.approx(seen - left_out, rel=0.02)
+    # a table of that density, from well below the rows to well above them
+    assert 0.25 * h < step <= 0.5 * h
+    knots = float(low) + float(step) * np.arange(len(z))
+    assert knots[0] < y.min() - 5 * h
+    assert knots[-1] > y.max() + 5 * h
+    kernels = stats.norm.pdf(knots[:, None], y, h).mean(1)
+    expected = (1 - share) * kernels + share * stats.t(3, mean, std).pdf(knots)
+    np.testing.assert_allclose(slope.numpy() * stats.norm.pdf(z.numpy()), expected, rtol=2e-3)
     assert Marginals()._column(torch.tensor(stats.norm.ppf((np.arange(n) + 0.5) / n)), even(n)) is None
 
 
@@ -298,6 +313,25 @@ def test_marginal_maps_are_increasing():
     assert (z.diff(dim=0) > 0).all()
     assert (z[0] < -10).all()
     assert (z[-1] > 10).all()
+
+
+def test_at_the_ends_of_its_table_a_map_has_the_value_of_the_table():
+    maps, _ = marginals()
+    for side in (-1, 1):
+        end, z, slope = maps._ends(side)
+        found, log_slope = maps.forward(end[None])
+        active = maps.active
+        torch.testing.assert_close(found[0, active], z[active], rtol=1e-12, atol=0)
+        torch.testing.assert_close(log_slope[0], slope[active].log().sum(), rtol=1e-9, atol=0)
+        torch.testing.assert_close(maps.inverse(found), end[None], rtol=1e-12, atol=1e-12)
+
+
+def test_a_narrow_column_gets_all_the_knots():
+    rng = np.random.default_rng(3)
+    y = torch.tensor(rng.choice([-2.0, 2.0], 400) + 0.001 * rng.standard_normal(400))
+    _, step, z, *_ = Marginals()._column(y, even(400))
+    assert len(z) == 4096
+    assert float(step) == pytest.approx(1.5 * float(y.max() - y.min()) / 4095)
 
 
 def test_marginal_densities_integrate_to_one():
@@ -358,6 +392,17 @@ def test_gaussianize_alone_is_close_to_the_truth_on_independent_columns():
     assert abs(np.mean(found - truth(fresh))) < 0.05
 
 
+@pytest.mark.parametrize("name", ["rows", "uneven"])
+def test_a_column_is_left_alone_below_fifty_rows_or_as_many_in_weight(name):
+    rng = np.random.default_rng(3)
+    y = torch.tensor(rng.choice([-2.0, 2.0], 120) + 0.1 * rng.standard_normal(120))
+    for n, known in ((48, False), (52, True)):
+        weight = torch.zeros(120, dtype=torch.float64)
+        weight[:n] = 1.0 / n
+        found = Marginals()._column(y, weight) if name == "uneven" else Marginals()._column(y[:n], even(n))
+        assert (found is not None) == known
+
+
 @pytest.mark.parametrize(("density", "chosen"), [(False, False), (True, True)])
 def test_gaussianize_says_whether_it_used_the_kernel_marginals(density, chosen):
     assert Gaussianize(density=density).fit(table(), even(400)).density_ is chosen
@@ -366,6 +411,22 @@ def test_gaussianize_says_whether_it_used_the_kernel_marginals(density, chosen):
 def test_gaussianize_leaves_the_marginals_out_where_a_normal_is_better():
     x = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert Gaussianize().fit(x, even(400)).density_ is False
+
+
+def test_kernel_marginals_that_hide_a_line_are_kept_only_on_request():
+    """Two columns next to equal are nearly a line; what their own maps make of it is none."""
+    rng = np.random.default_rng(0)
+    humps = rng.choice([-2.0, 2.0], 400) + 0.6 * rng.standard_normal(400)
+    x = torch.tensor(np.stack([humps, humps + 0.01 * rng.standard_normal(400)], 1))
+    assert [Gaussianize(density=d).fit(x, even(400)).density_ for d in (True, "auto")] == [True, False]
+
+
+def test_both_kinds_of_marginals_are_candidates():
+    parts = Gaussianize(floor=1e-3).candidates()
+    assert [(part.density, part.floor) for part in parts] == [(True, 1e-3), (False, 1e-3)]
+    for density in (True, False):
+        part = Gaussianize(density=density)
+        assert part.candidates() == [part]
 
 
 def test_columns_of_many_rows_are_learnt_from_evenly_spaced_ones(monkeypatch):

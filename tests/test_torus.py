@@ -286,6 +286,36 @@ def test_angles_are_spread_evenly(spread, generator):
     torch.testing.assert_close(log_slope[0], log_slope[1], rtol=0, atol=1e-9)
 
 
+def test_an_angle_gets_the_bandwidth_of_the_best_left_out_likelihood():
+    """Against explicit sums of kernels over the turns; its table is that density."""
+    n, share = 400, 0.05
+    rng = np.random.default_rng(3)
+    y = np.remainder(rng.choice([0.1, 2.5], n) + 0.3 * rng.standard_normal(n), TURN)
+
+    def kernels(x, h):
+        apart = x[:, None] - y
+        return sum(stats.norm.pdf(apart + turn * TURN, 0.0, h) for turn in range(-2, 3))
+
+    def scores(h):
+        pairs = kernels(y, h)
+        alone = (pairs.sum(1) - np.diag(pairs)) / (n - 1)
+        return [np.log((1 - share) * f + share / TURN).mean() for f in (alone, pairs.mean(1))]
+
+    (left_out, seen), h = max((scores(h), h) for h in 2.0 ** (-0.5 * np.arange(12)))
+    weight = torch.full((n,), 1 / n, dtype=torch.float64)
+    low, step, z, slope, optimism = CircularMarginals()._column(torch.tensor(y), weight)
+    assert optimism == pytest.approx(seen - left_out, rel=0.02)
+    assert 0.25 * h < step <= 0.5 * h
+    knots = float(low) + float(step) * np.arange(len(z))
+    assert (knots[0], knots[-1]) == (0.0, pytest.approx(TURN))
+    expected = (1 - share) * kernels(knots, h).mean(1) + share / TURN
+    np.testing.assert_allclose(slope.numpy() / TURN, expected, rtol=2e-3)
+    cumulated = integrate.cumulative_trapezoid(expected, knots, initial=0.0)
+    np.testing.assert_allclose(z.numpy() / TURN, cumulated, atol=2e-3)
+    few = torch.full((49,), 1 / 49, dtype=torch.float64)
+    assert CircularMarginals()._column(torch.tensor(y[:49]), few) is None
+
+
 # -- a flow that is known --------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from oracles import BENT, NORMAL, ExactVelocity, PlainVelocity, trace_of_jacobian
+from scipy import stats
 from torch import nn
 
 from siflow_sk._kernel import block
@@ -175,6 +176,62 @@ def test_initialisation_uses_the_generator_alone(recipe):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+def test_residual_blocks_add_to_what_is_there(generator):
+    """Blocks that give c whatever comes in, between two identities: v = a(x + depth c) + g x + b."""
+    network = ResidualMLP(width=3, depth=2).build(3, generator).double()
+    x, c = (
+        torch.randn(5, 3, dtype=torch.float64, generator=generator),
+        torch.tensor([0.3, -1.0, 2.0]).double(),
+    )
+    g, b = torch.tensor([0.5, -0.2, 0.1]).double(), torch.tensor([1.0, 2.0, 3.0]).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for identity in (network.first, network.last):
+            identity.weight.copy_(torch.eye(3))
+        for layer in network.outer:
+            layer.bias.copy_(c)
+        network.affine_time.bias.copy_(torch.cat([b, g]))
+    found = network(torch.tensor(0.3).double(), x)
+    torch.testing.assert_close(found, nn.functional.silu(x + 2.0 * c) + g * x + b)
+
+
+@pytest.mark.parametrize("recipe", [MLP(width=8), ResidualMLP(width=8)], ids=["mlp", "residual"])
+def test_a_context_is_added_to_the_hidden_layer_of_the_time(recipe, generator):
+    network = recipe.build(2, generator, n_context=3).double()
+    shift = torch.randn(64, dtype=torch.float64, generator=generator)
+    x, c = torch.randn(4, 2, dtype=torch.float64, generator=generator), torch.ones(4, 3).double()
+    t = torch.tensor(0.3, dtype=torch.float64)
+    with torch.no_grad():
+        network.context.last.weight.zero_()
+        network.context.last.bias.copy_(shift)
+        found = network.given(c).value_and_divergence(t, x)
+        network.time.hidden.bias.add_(shift)
+    for actual, expected in zip(found, network.value_and_divergence(t, x), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("recipe", [MLP(width=256), ResidualMLP(width=256)], ids=["mlp", "residual"])
+def test_initial_weights_hand_on_the_variance_and_the_field_is_small(recipe, generator):
+    """Weights of hidden layers are uniform with variance 1 / n_in, biases of the first ones in (-1, 1)."""
+    network = recipe.build(20, generator, n_context=30)
+    context, time = network.context, network.time.hidden
+    hidden = [*(layer.weight for layer in context.layers), context.last.weight, time.weight]
+    biases = [layer.bias for layer in context.layers]
+    if isinstance(recipe, MLP):
+        (part,) = network.blocks
+        hidden, biases = [*hidden, part.w1, part.w2], [*biases, part.time.bias[:256]]
+        assert not part.time.bias[256:].any()
+    else:
+        hidden += [network.first.weight, *(layer.weight for layer in (*network.inner, *network.shifts))]
+    for values, scale in [*((w, (3.0 / w.shape[1]) ** 0.5) for w in hidden), *((b, 1.0) for b in biases)]:
+        values = values.detach().flatten().numpy()
+        assert stats.kstest(values, stats.uniform(-scale, 2.0 * scale).cdf).pvalue > 1e-4
+    x = torch.randn(500, 20, generator=generator)
+    size = network(torch.tensor(0.5), x).std().item()
+    assert 0.02 < size < 0.3  # of the paths to learn it is about 1
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
@@ -202,6 +259,17 @@ def test_parameters_that_cannot_be_used(recipe, message, generator):
 def test_an_unfinished_recipe_says_what_is_missing(generator):
     with pytest.raises(NotImplementedError, match=r"^Velocity must define build\(n_features, generator\)\.$"):
         Velocity().build(2, generator)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 5, 1)], ids=["one time", "a time per row"])
+def test_networks_in_a_stack_are_the_networks(shape, generator):
+    networks = [build(MLP(width=6, n_blocks=2), 3, seed) for seed in (0, 1)]
+    weights = [dict(n.named_parameters()) for n in networks]
+    stack = {name: torch.stack([w[name] for w in weights]) for name in weights[0]}
+    t, x = times(shape, generator), torch.randn(2, 5, 3, dtype=torch.float64, generator=generator)
+    value = torch.func.functional_call(networks[0], stack, (t, x))
+    for network, one_t, one_x, one in zip(networks, t, x, value, strict=True):
+        torch.testing.assert_close(one, network(one_t, one_x))
 
 
 # -- the hand-written derivative -----------------------------------------------------------------------------
