@@ -8,8 +8,9 @@ import warnings
 import numpy as np
 import torch
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import has_fit_parameter, validate_data
 
+from ._compat import _check_sample_weight
 from .exceptions import DataWarning
 
 _DATES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
@@ -90,6 +91,25 @@ def check_target(estimator, y, n_rows):
             "come from the same rows."
         )
     return y
+
+
+def weights_for(estimator, sample_weight, n_rows):
+    """Weights ``(n_rows,)`` that are handed on to an estimator inside.
+
+    Raises
+    ------
+    TypeError
+        Its ``fit`` takes none.
+    ValueError
+        Negative weights, NaN, another number of them, none above zero.
+    """
+    if not has_fit_parameter(estimator, "sample_weight"):
+        raise TypeError(f"{type(estimator).__name__}.fit takes no sample_weight.")
+    like = np.empty((n_rows, 1))
+    weight = _check_sample_weight(sample_weight, like, dtype=np.float64, ensure_non_negative=True)
+    if not weight.sum() > 0:
+        raise ValueError("sample_weight: at least one weight must be greater than zero.")
+    return weight
 
 
 def _plain(X, name="X"):

@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from siflow_sk import InterpolantFlow, InterpolantImputer, MixedDensity, load
+from siflow_sk import InterpolantFlow, InterpolantImputer, MixedDensity, _tensors, load
 from siflow_sk.exceptions import DataWarning
 from siflow_sk.imputer import _resampled
 from siflow_sk.imputer._proposal import Proposal
@@ -178,7 +178,7 @@ def test_draws_can_be_repeated_and_differ_from_row_to_row(rows, fitted):
 
 def test_candidates_come_from_the_density_that_is_said():
     rng = np.random.default_rng(0)
-    proposal = Proposal(rng.normal(size=(60, 3)))
+    proposal = Proposal(rng.normal(size=(60, 3)), np.ones(60))
     proposal.weights, proposal.means = np.array([0.3, 0.7]), rng.normal(size=(2, 3))
     proposal.covariances = np.stack([COVARIANCE, np.eye(3) + 0.3])
     u = np.array([[0.5, np.nan, 1.0], [np.nan, np.nan, -1.0], [np.nan] * 3])
@@ -259,6 +259,73 @@ def test_constant_columns_and_rows_without_any_value(rows):
     assert fitted.score_samples([[0.0, 8.0, np.nan, np.nan]])[0] == -np.inf
 
 
+# -- weights ------------------------------------------------------------------------------------------------
+
+
+class Moments(Normal):
+    """A Gaussian with the weighted moments of the rows."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        self.weight_ = np.ones(len(X)) if sample_weight is None else sample_weight
+        self.law_ = multivariate_normal(
+            np.average(X, axis=0, weights=self.weight_), np.cov(X.T, aweights=self.weight_, ddof=0)
+        )
+        return self
+
+    def score_samples(self, X):
+        return self.law_.logpdf(X).reshape(len(X))
+
+
+def test_weights_make_up_for_rows_that_were_left_out():
+    """Of the rows with x0 > 0 a fifth was kept, with weight 5: the moments are those of all rows."""
+    rng = np.random.default_rng(0)
+    X = multivariate_normal(MEAN, COVARIANCE).rvs(6000, random_state=0)
+    X = X[(X[:, 0] < 0) | (rng.random(6000) < 0.2)]
+    weight = np.where(X[:, 0] > 0, 5.0, 1.0)
+    assert X[:, 1].mean() < MEAN[1] - 0.25
+    gaps = with_gaps(X)
+    fitted = InterpolantImputer(Moments(), n_rounds=4, random_state=0).fit(gaps, sample_weight=weight)
+    np.testing.assert_allclose(fitted.estimator_.law_.mean, MEAN, atol=0.08)
+    np.testing.assert_allclose(fitted.estimator_.law_.cov, COVARIANCE, atol=0.12)
+    found = fitted.score(gaps, sample_weight=weight)
+    assert found == pytest.approx(np.average(fitted.score_samples(gaps), weights=weight))
+    # what the first round is filled with follows the weights as well, and so do the candidates
+    first = InterpolantImputer(Moments(), n_rounds=1, random_state=0)
+    first.fit(with_gaps(X, 0.5), sample_weight=weight)
+    np.testing.assert_allclose(first.estimator_.law_.mean, MEAN, atol=0.09)
+    shares, means = first._proposal.weights[:-1], first._proposal.means[:-1]
+    at = [
+        _tensors.to_array(g.forward(_tensors.to_tensor(MEAN[j : j + 1, None]))[0]).item()
+        for j, g in enumerate(first._proposal.maps)
+    ]
+    np.testing.assert_allclose(shares @ means / shares.sum(), at, atol=0.12)
+
+
+def test_rows_without_weight_are_left_out(rows):
+    weight = np.ones(len(rows))
+    weight[200:] = 0.0
+    X = rows.copy()
+    X[200:] *= 50.0
+    fitted = InterpolantImputer(Moments(), random_state=0).fit(X, sample_weight=weight)
+    other = InterpolantImputer(Moments(), random_state=0).fit(rows[:200])
+    assert len(fitted.estimator_.weight_) == (~np.isnan(rows[:200]).all(axis=1)).sum()
+    np.testing.assert_array_equal(fitted.score_samples(rows), other.score_samples(rows))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "weight", "kind", "message"),
+    [
+        (GaussianMixture(), 1.0, TypeError, "GaussianMixture.fit takes no sample_weight"),
+        (Moments(), 0.0, ValueError, "at least one (weight|non-zero)"),
+        (Moments(), -1.0, ValueError, "[Nn]egative"),
+        (Moments(), np.nan, ValueError, "NaN"),
+    ],
+)
+def test_weights_that_cannot_be_used(estimator, weight, kind, message, rows):
+    with pytest.raises(kind, match=message):
+        InterpolantImputer(estimator).fit(rows, sample_weight=np.full(len(rows), weight))
+
+
 # -- as scikit-learn does -----------------------------------------------------------------------------------
 
 
@@ -327,6 +394,33 @@ def test_bad_input_leaves_the_model_as_it_was(change, kind, message, rows, fitte
     with pytest.raises(kind, match=message):
         copy.fit(change(rows))
     np.testing.assert_array_equal(copy.transform(rows), fitted.transform(rows))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Categorical([1, 2, None] * 10),  # whose codes would pass for numbers
+        np.arange(30) % 2 == 0,
+        pd.array([True, None, False] * 10, dtype="boolean"),
+        np.array([True, None, False] * 10, dtype=object),
+        np.array(["a", None, "b"] * 10, dtype=object),
+        pd.array(["1", "2", None] * 10, dtype="string"),
+    ],
+    ids=["category", "bool", "boolean", "object bool", "object text", "string"],
+)
+def test_categories_are_refused_by_name(values, rows):
+    frame = pd.DataFrame(rows[:30], columns=["a", "b", "c"])
+    message = r"Column\(s\) \['b'\] hold text, truth values or categories, and .* leave them out"
+    with pytest.raises(ValueError, match=message):
+        InterpolantImputer(Normal()).fit(frame.assign(b=values))
+    fitted = InterpolantImputer(Normal(), random_state=0).fit(frame)
+    for method in (fitted.transform, fitted.impute, fitted.score_samples):
+        with pytest.raises(ValueError, match=message):
+            method(frame.assign(b=values))
+    # numbers that came as objects are numbers
+    np.testing.assert_array_equal(
+        fitted.transform(frame.astype(object).where(frame.notna(), None)), fitted.transform(frame)
+    )
 
 
 def test_bad_rows_and_draws(rows, fitted):

@@ -4,12 +4,13 @@ import warnings
 from numbers import Integral
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from .. import _tensors
-from .._compat import HasMethods, Interval, _fit_context
+from .._compat import HasMethods, Interval, _check_sample_weight, _fit_context
 from ..exceptions import DataWarning
 from ..flow import InterpolantFlow
 from ..persistence import SaveMixin
@@ -117,7 +118,7 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
     # -- fitting ----------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the density to complete and incomplete rows.
 
         A fit that fails leaves the imputer as it was.  Rows without any value are left out.
@@ -127,6 +128,9 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         X : array-like of shape (n_samples, n_features)
             NaN is missing.
         y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, for an ``estimator`` that takes them; rows of weight zero are left out.  The gaps of a
+            row are filled once in each round, whatever its weight.
 
         Returns
         -------
@@ -135,28 +139,35 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         Raises
         ------
         ValueError
-            A column without any value, all columns constant, infinity, fewer than two rows with a value.
+            A column without any value, all columns constant, infinity, fewer than two rows with a value,
+            columns of categories, truth values or text.
         TypeError
-            Sparse or structured input, dates.
+            Weights were given and ``estimator`` takes none; sparse or structured input, dates.
         """
         before = dict(self.__dict__)
         try:
-            self._fit(X)
+            self._fit(X, sample_weight)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
         return self
 
-    def _fit(self, X):
+    def _fit(self, X, sample_weight):
         seed = _tensors.draw_seed(self.random_state)
+        _refuse_categories(X)
         X = _tensors.check_table(self, X, reset=True, min_samples=2, missing=True).astype(np.float64)
+        estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
+        weights, weight = {}, np.ones(len(X))
+        if sample_weight is not None:
+            weight = _tensors.weights_for(estimator, sample_weight, len(X))
+            X, weight = X[weight > 0], weight[weight > 0]
         names = _tensors.column_names(self, X.shape[1])
         missing = np.isnan(X)
         if missing.all(axis=0).any():
             bad = [name for name, none in zip(names, missing.all(axis=0), strict=True) if none]
             raise ValueError(f"X: {', '.join(bad)} without any value; drop what has none.")
-        X = X[~missing.all(axis=1)]
+        X, weight = X[~missing.all(axis=1)], weight[~missing.all(axis=1)]
         if len(X) < 2:
             raise ValueError(f"X: {len(X)} row(s) with a value, while a minimum of 2 is required.")
         missing = np.isnan(X)
@@ -166,17 +177,18 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         self._spread = np.ptp(filled[:, ~self._active], axis=0)
         X, missing = X[:, self._active], missing[:, self._active]
 
+        if sample_weight is not None:
+            weights["sample_weight"] = weight
         rng = np.random.default_rng(seed)
-        estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
-        self._proposal = Proposal(X)
-        u = self._start(self._proposal.forward(X)[0], missing, rng)
+        self._proposal = Proposal(X, weight)
+        u = self._start(self._proposal.forward(X)[0], missing, weight, rng)
         gaps = missing.any(axis=1)
         rounds = self.n_rounds if gaps.any() else 1
         for round_ in range(rounds):
             # u of values that were seen are theirs, so that these come back to the bit
             filled = np.where(missing, self._proposal.inverse(u), X)
-            self.estimator_ = clone(estimator).fit(filled, None)
-            self._proposal.fit(u, seed)
+            self.estimator_ = clone(estimator).fit(filled, None, **weights)
+            self._proposal.fit(u, weight, seed)
             if round_ + 1 < rounds:
                 filled[gaps] = self._draws(X[gaps], 1, rng)[:, 0]
                 u = self._proposal.forward(filled)[0]
@@ -185,7 +197,7 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         self._choice = _tensors.to_array(points[:, 0])[None]
         self._noise = _tensors.to_array(torch.special.ndtri(points[:, 1:]))[None]
 
-    def _start(self, u, missing, rng):
+    def _start(self, u, missing, weight, rng):
         """Fill by values of other rows, then by draws from a Gaussian whose moments follow the draws."""
         if not missing.any():
             return u
@@ -194,7 +206,7 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         gaps = missing.any(axis=1)
         empty = np.where(missing[gaps], np.nan, u[gaps])
         for _ in range(_GAUSSIAN_ROUNDS):
-            gaussian = self._proposal.fit(u, 0, n_components=1)
+            gaussian = self._proposal.fit(u, weight, 0, n_components=1)
             found = []
             for rows in gaussian.blocks(len(empty), 1):
                 n = len(empty[rows])
@@ -295,24 +307,30 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         values[other] = -np.inf
         return (values, errors) if return_error else values
 
-    def score(self, X, y=None):
+    def score(self, X, y=None, sample_weight=None):
         """Mean of ``score_samples``, the figure that ``GridSearchCV`` maximises.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
         score : float
         """
-        return float(np.mean(self.score_samples(X)))
+        values = self.score_samples(X)
+        if sample_weight is None:
+            return float(np.mean(values))
+        weight = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+        return float(np.average(values, weights=weight))
 
     # -- helpers ----------------------------------------------------------------------------------------
 
     def _check(self, X):
         check_is_fitted(self)
+        _refuse_categories(X)
         return _tensors.check_table(self, X, reset=False, missing=True)
 
     def _weighed(self, X, rng=None, n_points=None):
@@ -372,6 +390,28 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _refuse_categories(X):
+    """Numbers alone have values in between; codes of categories would be read as numbers without a word."""
+    if not (hasattr(X, "columns") and hasattr(X, "iloc")):
+        return
+    kinds = pd.CategoricalDtype | pd.BooleanDtype | np.dtypes.BoolDType
+    bad = [
+        str(name)
+        for j, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True))
+        if isinstance(dtype, kinds) or (dtype.kind == "O" and X.iloc[:, j].map(_no_number).any())
+    ]
+    if bad:
+        raise ValueError(
+            f"Column(s) {bad} hold text, truth values or categories, and InterpolantImputer fills numbers "
+            "only; leave them out, for example by ColumnTransformer([('numbers', InterpolantImputer(), "
+            "columns)], remainder='passthrough')."
+        )
+
+
+def _no_number(value):
+    return isinstance(value, str | bool | np.bool_)
 
 
 def _resampled(share, n_draws, rng):

@@ -27,11 +27,12 @@ class Proposal:
     of some u given the others is a Gaussian mixture again, in closed form.
     """
 
-    def __init__(self, X):
+    def __init__(self, X, weight):
         self.maps = []
         for column in X.T:
-            seen = _tensors.to_tensor(column[~np.isnan(column), None])
-            self.maps.append(Gaussianize().fit(seen, torch.full((len(seen),), 1.0 / len(seen)).double()))
+            seen = ~np.isnan(column)
+            share = _tensors.to_tensor(weight[seen] / weight[seen].sum())
+            self.maps.append(Gaussianize().fit(_tensors.to_tensor(column[seen, None]), share))
 
     def forward(self, X):
         """(u, log-derivative of each column's map), both of the shape of X; NaN stays NaN."""
@@ -49,9 +50,13 @@ class Proposal:
         columns = [g.inverse(_tensors.to_tensor(u[:, j, None])) for j, g in enumerate(self.maps)]
         return _tensors.to_array(torch.cat(columns, 1))
 
-    def fit(self, u, seed, n_components=None):
-        """Learn the mixture from complete u ``(n, d)``; one component alone is used as it is, not widened."""
-        u = u[:: -(-len(u) // _ENOUGH)]
+    def fit(self, u, weight, seed, n_components=None):
+        """Learn the mixture from complete u ``(n, d)``; one component alone is used as it is, not widened.
+
+        Scikit-learn's mixture takes no weights: it sees each row as often as its weight says, rounded.
+        """
+        n = min(len(u), _ENOUGH)
+        u = u[np.searchsorted(np.cumsum(weight), (np.arange(n) + 0.5) * (weight.sum() / n))]
         n, d = u.shape
         k = n_components or int(np.clip(n // (20 * d), 1, _MOST_COMPONENTS))
         mixture = GaussianMixture(k, reg_covar=_FLOOR, random_state=seed, max_iter=30, tol=1e-2)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, DensityMixin, clone
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import _tensors
 from .._compat import HasMethods, Interval, StrOptions, _check_sample_weight, _fit_context
@@ -164,7 +164,8 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
         estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
         weights = {}
         if sample_weight is not None:
-            frame, weights["sample_weight"] = self._weigh(frame, sample_weight, estimator)
+            weight = _tensors.weights_for(estimator, sample_weight, len(frame))
+            frame, weights["sample_weight"] = frame[weight > 0], weight[weight > 0]
         self._was_frame = isinstance(X, pd.DataFrame)
         kinds, guesses = self._find_kinds(frame)
         for guess in guesses:
@@ -187,17 +188,6 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
             sobol = torch.quasirandom.SobolEngine(int(lattice.sum()), scramble=True, seed=seed)
             points = sobol.draw(self.n_draws, dtype=torch.float64)
             self._points[:, lattice] = (_tensors.to_array(points) - 0.5) * self._width[lattice]
-
-    @staticmethod
-    def _weigh(frame, sample_weight, estimator):
-        """The rows with a weight, and the weights."""
-        if not has_fit_parameter(estimator, "sample_weight"):
-            raise TypeError(f"{type(estimator).__name__}.fit takes no sample_weight.")
-        like = np.empty((len(frame), 1))
-        weight = _check_sample_weight(sample_weight, like, dtype=np.float64, ensure_non_negative=True)
-        if not weight.sum() > 0:
-            raise ValueError("sample_weight: at least one weight must be greater than zero.")
-        return frame[weight > 0], weight[weight > 0]
 
     def _table(self, X, reset):
         """The input as a frame, with the names and the number of columns checked."""
