@@ -117,6 +117,9 @@ def test_paths_at_their_smallest(folder):
         "optimal pairs",
         "Exact energies",
         "Evaluations",
+        "Gaussian, 1,000 steps of training",
+        "Not measured: Quarter circles (everywhere)",
+        "; Checkerboard at 1,000 steps (everything)",
         "``--quick``",
     ):
         assert name in page

@@ -8,6 +8,7 @@ this field tests everything else against ``scipy.stats.wrapcauchy``.
 import itertools
 import math
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,10 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from siflow_sk import _tensors, load
+from siflow_sk import InterpolantFlow, _tensors, load
 from siflow_sk._likelihood import log_density
 from siflow_sk._objective import likelihood_loss
+from siflow_sk._training import _loop
 from siflow_sk.bases import StandardNormal
 from siflow_sk.interpolants import Linear, Trigonometric, WithNoise
 from siflow_sk.preprocessing import Gaussianize, Standardize, Whiten
@@ -228,11 +230,13 @@ def test_matrices_of_the_weights_are_made_once(generator, monkeypatch):
     make = type(network)._held
     monkeypatch.setattr(type(network), "_held", lambda self: made.append(1) or make(self))
     knots, gradients = torch.linspace(1.0, 0.0, 4), []
-    for velocity in (network, lambda t, x: network(t, x)):  # the second has its divergence by forward mode
+    every_time = SimpleNamespace(value_and_divergence=network.value_and_divergence)
+    for velocity, n_times in ((network, 1), (every_time, 12)):
+        made.clear()
         loss = likelihood_loss(velocity, base, x, knots, 1.0)
         gradients.append(torch.autograd.grad(loss, network.network.blocks[1].w2)[0])
-    assert len(made) == 1
-    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+        assert len(made) == n_times
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_the_assignment_counts_the_shorter_way_round(generator):
@@ -522,6 +526,33 @@ def test_parts_by_name_and_by_instance(cylinder, parameters):
     assert np.isfinite(value).all()
     assert (type(flow.coupling_) is GeodesicTransport) == ("coupling" in parameters)
     np.testing.assert_allclose(flow.score_samples(rows.assign(phi=rows["phi"] - 360.0)), value, atol=1e-9)
+
+
+def test_the_polish_of_angles_takes_four_steps(monkeypatch):
+    taken, loss = [], _loop.likelihood_loss
+
+    def spy(velocity, base, x, knots, penalty):
+        taken.append((len(knots) - 1, penalty))
+        return loss(velocity, base, x, knots, penalty)
+
+    monkeypatch.setattr(_loop, "likelihood_loss", spy)
+    quick(periodic={0: 360.0, 1: 1.0}, max_iter=5, polish=3).fit(mixture(200, 0))
+    assert taken[-3:] == [(4, 10.0)] * 3
+
+
+def test_the_default_number_of_steps_counts_the_angles(monkeypatch):
+    """Four matrix products in place of two, and four steps in place of two: about a quarter as many."""
+
+    def stop(parts, x, weight, n_draws, settings, **options):
+        raise RuntimeError(settings.n_polish)
+
+    monkeypatch.setattr("siflow_sk.flow.fit_parts", stop)
+    numbers = []
+    for periodic in (None, {0: 360.0, 1: 1.0}):
+        with pytest.raises(RuntimeError) as stopped:
+            InterpolantFlow(periodic=periodic).fit(mixture(200, 0))
+        numbers.append(stopped.value.args[0])
+    assert 0.22 * numbers[0] < numbers[1] < 0.3 * numbers[0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -433,6 +433,8 @@ def test_a_stiff_field_is_polished_with_more_steps_and_less_penalty(generator, r
     assert (n_steps == 2, n_steps == 8) == (rate == 0.5, rate == 60.0)
     assert (penalty == 100.0) == (rate < 60.0)
     assert penalty > 0
+    trainer.network.polishing = (3, 7.0)  # a network may ask for more steps and another penalty
+    assert trainer._steps_and_penalty() == (max(3, n_steps), pytest.approx(0.07 * penalty))
 
 
 def test_products_are_rounded_for_a_moment_only():

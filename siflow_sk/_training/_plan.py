@@ -32,9 +32,11 @@ def affordable_polish(n_features, velocity, n_draws, batch_size, device):
     """Steps on the likelihood: a minute on two cores, at most 5000; on a GPU 20 passes over the rows."""
     if device.type != "cpu":
         return max(5000, math.ceil(20 * n_draws / polish_batch(batch_size)))
+    n_angles, velocity = len(getattr(velocity, "angular", ())), getattr(velocity, "velocity", velocity)
     width, blocks = getattr(velocity, "width", 256), getattr(velocity, "n_blocks", 4)
     # multiply-adds of one row's velocity and divergence, plus what does not depend on the width squared
-    work = blocks * (2 * width**2 + 3 * width * n_features + 100 * width)
+    work = blocks * ((2 + n_angles) * width**2 + 3 * width * n_features + 100 * width)
+    work *= 2 if n_angles else 1  # Runge-Kutta steps, four instead of two
     return int(min(5000, 2300 * 1.6e5 / work))
 
 

@@ -301,6 +301,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
             _tensors.warn_about(rows, len(X), weight, active, names, X.dtype == np.float32)
         x, weight = _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
         check_ends(parts["interpolant"], x.shape[1])
+        inner = {int(active[:j].sum()): turn for j, turn in turns.items() if active[j]}
+        parts = on_torus(parts, inner, x.shape[1])
 
         if checkpoint is not None:
             start = [self.preprocessor_, self.base_, self.velocity_] if continues else None
@@ -309,8 +311,6 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         settings, stop_early = make_settings(
             self, *x.shape, n_draws, parts["velocity"], device, one_pass=one_pass
         )
-        inner = {int(active[:j].sum()): turn for j, turn in turns.items() if active[j]}
-        parts = on_torus(parts, inner, x.shape[1])
         try:
             made = fit_parts(
                 parts,
