@@ -105,7 +105,7 @@ def test_what_is_absent_is_named():
     assert not_measured(rows, columns, every) == ""
     assert not_measured(rows, columns, every - {("b", "z"), ("b", "x")}) == "Not measured: B (X, Z).\n"
     found = {("a", "x"), ("a", "y"), ("b", "y")}
-    assert not_measured(rows, columns, found) == "Not measured: Z (everywhere); B (X); C (everything).\n"
+    assert not_measured(rows, columns, found) == "Not measured: Z (everywhere); C (everything); B (X).\n"
 
 
 def test_paths_at_their_smallest(folder):
@@ -118,8 +118,8 @@ def test_paths_at_their_smallest(folder):
         "Exact energies",
         "Evaluations",
         "Gaussian, 1,000 steps of training",
-        "Not measured: Quarter circles (everywhere)",
-        "; Checkerboard at 1,000 steps (everything)",
+        "Not measured: *Quarter circles*, *Learnt, 1 sine*, *Learnt, 4 sines*, ",
+        "; Eight gaussians at 1,000 steps, Checkerboard at 1,000 steps (everything).",
         "``--quick``",
     ):
         assert name in page

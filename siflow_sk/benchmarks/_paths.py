@@ -182,9 +182,10 @@ def page(records, current, quick):
     places = {
         (n, m): f"{_heading(n)} at {m:,} steps" for n in TABLES for m in sorted({s[1] for s in sections})
     }
+    paths = {model: f"*{label}*" for model, label in _NAMES.items()}
     found = {((r["table"], r["max_iter"]), r["kind"]) for r in shown}
     return "\n".join(
-        part for part in (*parts, not_measured(places, _NAMES, found), circumstances(shown)) if part
+        part for part in (*parts, not_measured(places, paths, found), circumstances(shown)) if part
     )
 
 

@@ -46,12 +46,12 @@ def not_measured(rows, columns, found):
         return ""
     absent = {row: [c for c in columns if (row, c) not in found] for row in rows}
     nowhere = [c for c in columns if all(c in gone for gone in absent.values())]
-    parts = [f"{columns[c]} (everywhere)" for c in nowhere]
-    for row, gone in absent.items():
-        if len(gone) == len(columns):
-            parts.append(f"{rows[row]} (everything)")
-        elif gone := [c for c in gone if c not in nowhere]:
-            parts.append(f"{rows[row]} ({', '.join(columns[c] for c in gone)})")
+    wholly = [row for row, gone in absent.items() if len(gone) == len(columns)]
+    parts = [f"{', '.join(columns[c] for c in nowhere)} (everywhere)"] if nowhere else []
+    parts += [f"{', '.join(rows[row] for row in wholly)} (everything)"] if wholly else []
+    for row in (row for row in rows if row not in wholly):
+        if gone := [columns[c] for c in absent[row] if c not in nowhere]:
+            parts.append(f"{rows[row]} ({', '.join(gone)})")
     return f"Not measured: {'; '.join(parts)}.\n" if parts else ""
 
 

@@ -13,7 +13,7 @@ from ..velocities import MLP
 from ._jobs import Job, measure_and_report, say
 from ._options import add_command, names
 from ._records import code_of
-from ._rst import circumstances, table, title
+from ._rst import circumstances, not_measured, table, title
 
 TABLES = ("emt", "mouse_hematopoiesis")
 ROWS = 1000  # of each sample that two snapshots are compared by, at most
@@ -247,6 +247,11 @@ def page(records, current, quick):
         table(header, [*rows, ("*Floor*", *floors, "")]) if shown else "",
         "POT's mappings are those of ``ot.da`` with their defaults, the entropic one with ``reg_e=0.05`` and "
         "costs divided by their median; rows go the share of the way to their image.\n",
+        not_measured(
+            {name: f"``{name}``" for name in TABLES},
+            {model: f"*{label}*" for model, label in _NAMES.items()},
+            {(r["table"], r["kind"]) for r in shown},
+        ),
         circumstances(shown),
     ]
     return "\n".join(part for part in parts if part)

@@ -211,7 +211,9 @@ def page(records, current, quick):
         remarks,
         table(("Model", *columns, "Seconds to fit"), rows) if shown else "",
         not_measured(
-            {name: f"``{name}``" for name in TABLES}, _NAMES, {(r["table"], r["kind"]) for r in shown}
+            {name: f"``{name}``" for name in TABLES},
+            {model: f"*{label}*" for model, label in _NAMES.items()},
+            {(r["table"], r["kind"]) for r in shown},
         ),
         circumstances(shown),
     ]
