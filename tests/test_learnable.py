@@ -70,9 +70,12 @@ def test_coefficients_at_zero_are_the_quarter_circle():
             torch.testing.assert_close(actual, expected(t), rtol=0, atol=1e-14)
 
 
-def test_coefficients_against_numpy():
-    path = Fourier(n_modes=3).start()
-    path.coefficients_ = torch.tensor([[-0.3, 0.2, 0.05], [0.4, -0.1, 0.02]], dtype=torch.float64)
+@pytest.mark.parametrize("n_modes", [1, 3])
+def test_coefficients_against_numpy(n_modes):
+    path = Fourier(n_modes=n_modes).start()
+    assert path.coefficients_.shape == (2, n_modes)
+    some = torch.tensor([[-0.3, 0.2, 0.05], [0.4, -0.1, 0.02]], dtype=torch.float64)
+    path.coefficients_ = some[:, :n_modes]
     t = torch.tensor(TIMES)
     expected = coefficients_at(TIMES, path.coefficients_.numpy())
     for actual, wanted in zip(

@@ -23,7 +23,7 @@ from scipy import stats
 from siflow_sk import _likelihood
 from siflow_sk.bases import Gaussian, StandardNormal
 from siflow_sk.preprocessing import PREPROCESSORS, Preprocessor
-from siflow_sk.solvers import SOLVERS, DormandPrince, Grid, RungeKutta, TorchDiffEq
+from siflow_sk.solvers import SOLVERS, DormandPrince, Grid, RungeKutta, Solver, TorchDiffEq
 from siflow_sk.velocities import MLP, ResidualMLP, Velocity
 
 # name -> solver with an error well below 1e-6 on the problems here
@@ -131,12 +131,17 @@ def test_base_draws_become_draws_of_the_target(path, t):
     assert np.abs(z).max() < 5.0
 
 
+def grid_of_one_step(tol):
+    solver = Grid(tol=tol)
+    solver.knots_, solver.n_steps_ = torch.tensor([0.0, 1.0], dtype=torch.float64), 1
+    solver.safety_ = 1.0
+    return solver
+
+
 def test_a_grid_that_is_too_coarse_is_repaired_row_by_row():
     """One step is not enough here: rows above the tolerance are solved again, and the estimates say so."""
     velocity = ExactVelocity("linear", NORMAL, BENT)
-    solver = Grid(tol=1e-6)
-    solver.knots_, solver.n_steps_ = torch.tensor([0.0, 1.0], dtype=torch.float64), 1
-    solver.safety_ = 1.0
+    solver = grid_of_one_step(1e-6)
     x = BENT.sample(300, seed=1)
     found, error = _likelihood.log_density(velocity, StandardNormal(), solver, torch.tensor(x))
     np.testing.assert_allclose(found.numpy(), BENT.logpdf(x), rtol=0, atol=2e-6)
@@ -158,6 +163,73 @@ def test_a_row_that_is_not_a_number_stays_one_and_alone():
     assert torch.isnan(found).nonzero().tolist() == [[7]]
     keep = torch.arange(300) != 7
     assert torch.equal(found[keep], clean[keep])
+
+
+@pytest.mark.parametrize("solver", ["rk4", "coarse grid"])
+@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
+def test_the_score_along_the_flow_is_that_of_the_law(solver, t):
+    """Of a mixture, in closed form; rows that one step does not solve are solved again, a NaN stays one."""
+    velocity, law = ExactVelocity("trigonometric", NORMAL, BENT), between("trigonometric", NORMAL, BENT, t)
+    x = np.concatenate([law.sample(6, seed=1), [[math.nan, 0.0]]])
+    solver = RungeKutta(n_steps=60) if solver == "rk4" else grid_of_one_step(1e-5)
+    found = _likelihood.exact_score(velocity, StandardNormal(), solver, torch.tensor(x), t).numpy()
+    np.testing.assert_allclose(found[:6], law.score(x[:6]), rtol=0, atol=1e-5)
+    assert np.isnan(found[6]).any()
+
+
+class OfTheData:
+    """The density of the mixture, known at t = 1."""
+
+    def log_prob(self, x):
+        return torch.tensor(BENT.logpdf(x.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("known", "t_known"), [(StandardNormal(), 0.0), (OfTheData(), 1.0)], ids=["base", "data"]
+)
+def test_every_row_may_have_a_time_of_its_own(known, t_known):
+    """Also that of the known density, where nothing is left to do; five far rows."""
+    velocity, times = ExactVelocity("trigonometric", NORMAL, BENT), np.array([0.0, 0.15, 0.5, 0.85, 1.0])
+    x = 1.5 * BENT.sample(5, seed=1)
+    arguments = (velocity, known, RungeKutta(n_steps=60), torch.tensor(x), torch.tensor(times)[:, None])
+    found, _ = _likelihood.log_density(*arguments, t_known)
+    laws = [between("trigonometric", NORMAL, BENT, t) for t in times]
+    expected = [law.logpdf(row[None])[0] for law, row in zip(laws, x, strict=True)]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
+
+
+class Second(Solver):
+    """Stands still, and remembers for which rows it was asked."""
+
+    def __init__(self):
+        self.rows = set()
+
+    def integrate(self, f, state, t0, t1):
+        self.rows |= {tuple(row) for row in state[0].tolist()}
+        return state
+
+
+class First(Solver):
+    """Stands still; the first column is its estimate of the error."""
+
+    def __init__(self, second, tol=0.5):
+        self.second, self.tol = second, tol
+
+    def integrate_with_error(self, f, state, t0, t1):
+        return state, state[0][:, 0]
+
+    def fallback(self, dtype):
+        return self.second
+
+
+def test_only_rows_above_the_tolerance_are_solved_again():
+    x, second = torch.tensor([[0.125, 1.0], [0.75, 2.0], [0.5, 3.0], [math.nan, 4.0]]).double(), Second()
+    velocity = ExactVelocity("linear", NORMAL, BENT)
+    value, error = _likelihood.log_density(velocity, StandardNormal(), First(second), x)
+    assert second.rows == {(0.75, 2.0)}
+    np.testing.assert_allclose(value.numpy()[:3], NORMAL.logpdf(x.numpy()[:3]), rtol=1e-12)
+    np.testing.assert_array_equal(error.numpy(), [0.125, math.nan, 0.5, math.nan])
+    assert torch.isnan(value[3])
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 600])

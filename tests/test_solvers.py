@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchdiffeq
 from oracles import BENT, NORMAL, ExactVelocity, between
-from scipy.integrate import solve_ivp
+from scipy.integrate import RK45, solve_ivp
 
 from siflow_sk.bases import StandardNormal
 from siflow_sk.solvers import (
@@ -132,13 +132,14 @@ def test_order_of_the_grid_and_of_its_estimate(problem):
     assert -np.polyfit(np.log(steps), np.log(estimates), 1)[0] == pytest.approx(4, abs=0.3)
 
 
+@pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize(
     ("method", "name"), [("euler", "euler"), ("midpoint", "midpoint"), ("heun", "heun2")]
 )
-def test_steps_are_those_of_torchdiffeq(method, name):
-    knots = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
-    ours = on_knots(logistic, start(), knots, method)
-    theirs = [y[-1] for y in torchdiffeq.odeint(logistic, start(), knots, method=name)]
+def test_steps_are_those_of_torchdiffeq(method, name, problem):
+    field, knots = PROBLEMS[problem][0], torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    ours = on_knots(field, start(), knots, method)
+    theirs = [y[-1] for y in torchdiffeq.odeint(field, start(), knots, method=name)]
     assert error(ours, theirs) < 1e-14
 
 
@@ -211,6 +212,26 @@ def test_adaptive_against_torchdiffeq(method):
         pendulum, (x,), 0.0, 1.0
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-8)
+
+
+def test_a_step_is_accepted_up_to_the_tolerance():
+    """The embedded error of the first step by SciPy's coefficients, rows of ten sizes of x' = (a t^4, 0)."""
+    size = torch.logspace(-1, 1, 10, dtype=torch.float64)[:, None]
+    calls = []
+
+    def field(t, state):
+        calls.append(t)
+        return (torch.cat([size * t**4, torch.zeros_like(t)], 1),)
+
+    h = 0.1  # the first attempt, a tenth of the way
+    error = size[:, 0].numpy() * h * abs(float(RK45.E @ np.r_[RK45.C * h, h] ** 4))
+    atol = float(np.median(error))
+    x = (torch.zeros(10, 2, dtype=torch.float64),)
+    DormandPrince(rtol=1e-14, atol=atol).integrate(field, x, 0.0, 1.0)
+    assert calls[5].unique().tolist() == [h]
+    accepted = calls[7][:, 0].numpy() > h  # the second stage of the next attempt is beyond the first step
+    np.testing.assert_array_equal(accepted, error / math.sqrt(2.0) <= atol)
+    assert 3 < accepted.sum() < 8
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-8])

@@ -196,7 +196,9 @@ def test_residual_blocks_add_to_what_is_there(generator):
     torch.testing.assert_close(found, nn.functional.silu(x + 2.0 * c) + g * x + b)
 
 
-@pytest.mark.parametrize("recipe", [MLP(width=8), ResidualMLP(width=8)], ids=["mlp", "residual"])
+@pytest.mark.parametrize(
+    "recipe", [MLP(width=8, context_depth=1), ResidualMLP(width=8)], ids=["mlp", "residual"]
+)
 def test_a_context_is_added_to_the_hidden_layer_of_the_time(recipe, generator):
     network = recipe.build(2, generator, n_context=3).double()
     shift = torch.randn(64, dtype=torch.float64, generator=generator)
