@@ -35,10 +35,11 @@ def block_size(x, velocity):
     return size
 
 
-def in_blocks(function, x, *others, velocity=None):
+def in_blocks(function, x, *others, velocity=None, few=False):
     """Apply ``function`` to blocks of one size and join the tuples of tensors that it returns.
 
-    :func:`block_size` says how many rows for the network at work.  A device that runs out of memory all the
+    :func:`block_size` says how many rows for the network at work; an eighth of them where they are the few
+    of many that are solved again, with hundreds of steps: padding would be most of the work.  A device that runs out of memory all the
     same gets blocks of half the size from there on.  Their products may round differently.
 
     Raises
@@ -47,6 +48,7 @@ def in_blocks(function, x, *others, velocity=None):
         Not even one row fits.
     """
     size, start, results = block_size(x, velocity), 0, None
+    size = max(1, size // 8) if few else size
     while start < len(x):
         parts = [a[start : start + size] for a in (x, *others)]
         try:
@@ -104,7 +106,8 @@ def transport(velocity, solver, x, t0, t1, context=None):
             redo = torch.isnan(moved).any(1) & torch.isfinite(x).all(1)
             if redo.any():
                 solver = solver.fallback(x.dtype)
-                moved[redo] = in_blocks(block, *(a[redo] for a in rows), velocity=velocity)[0]
+                again = (a[redo] for a in rows)
+                moved[redo] = in_blocks(block, *again, velocity=velocity, few=True)[0]
     return moved
 
 
@@ -165,7 +168,7 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
     others |= {} if context is None else {"context": context}
     rows = (x, *others.values())
 
-    def attempt(solver, rows):
+    def attempt(solver, rows, few=False):
         def block(points, *values):
             given_here = dict(zip(others, values, strict=True))
             state = (points, points.new_zeros(len(points)))
@@ -180,12 +183,12 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
             value = known.log_prob(torch.where(solved[:, None], latent, 0.0)) + change
             return torch.where(solved, value, math.nan), torch.where(solved, error, math.nan)
 
-        return in_blocks(block, *rows, velocity=velocity)
+        return in_blocks(block, *rows, velocity=velocity, few=few)
 
-    def verified(solver, rows, value, error):
+    def verified(solver, rows, value, error, few=False):
         if not hasattr(solver, "finer"):
             return error
-        better, _ = attempt(solver.finer(rows[0].dtype), rows)
+        better, _ = attempt(solver.finer(rows[0].dtype), rows, few)
         return _distance(value, better) + error / 32.0 + _rounding(value)
 
     with torch.no_grad():
@@ -198,9 +201,9 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
             error = torch.where(redo, error, verified(solver, rows, value, error))
         if redo.any():
             solver, rows = solver.fallback(x.dtype), [a[redo] for a in rows]
-            value[redo], error[redo] = attempt(solver, rows)
+            value[redo], error[redo] = attempt(solver, rows, few=True)
             if verify:
-                error[redo] = verified(solver, rows, value[redo], error[redo])
+                error[redo] = verified(solver, rows, value[redo], error[redo], few=True)
     return value, error
 
 
@@ -328,7 +331,7 @@ def exact_score(velocity, base, solver, x, t):
             redo = _to_redo(solver, x, score.sum(1), error)
             if redo.any():
                 solver = solver.fallback(x.dtype)
-                score[redo] = in_blocks(block, x[redo], velocity=velocity)[0]
+                score[redo] = in_blocks(block, x[redo], velocity=velocity, few=True)[0]
     return score
 
 
