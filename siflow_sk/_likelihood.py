@@ -39,8 +39,9 @@ def in_blocks(function, x, *others, velocity=None, few=False):
     """Apply ``function`` to blocks of one size and join the tuples of tensors that it returns.
 
     :func:`block_size` says how many rows for the network at work; an eighth of them where they are the few
-    of many that are solved again, with hundreds of steps: padding would be most of the work.  A device that runs out of memory all the
-    same gets blocks of half the size from there on.  Their products may round differently.
+    of many that are solved again, with hundreds of steps: padding would be most of the work.  A device that
+    runs out of memory all the same gets blocks of half the size from there on.  Their products may round
+    differently.
 
     Raises
     ------

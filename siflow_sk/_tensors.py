@@ -11,6 +11,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import has_fit_parameter, validate_data
 
 from ._compat import _check_sample_weight
+from ._likelihood import BLOCK
 from .exceptions import DataWarning
 
 _DATES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
@@ -420,7 +421,8 @@ def to_array(tensor, dtype=np.float64):
     return tensor.detach().cpu().numpy().astype(dtype, copy=False)
 
 
-def row_chunks(n_rows, n_features, limit=2**14):
-    """Slices of whole blocks of rows whose tables hold about ``limit`` numbers (128 kB)."""
-    size = max(256, 256 * math.ceil(limit / max(1, n_features) / 256))
+def row_chunks(n_rows, n_features, device="cpu"):
+    """Slices of whole blocks of rows: tables of about 16,384 numbers (128 kB); one block of a GPU."""
+    size = BLOCK["cpu"] * max(1, math.ceil(2**14 / max(1, n_features) / BLOCK["cpu"]))
+    size = size if device == "cpu" else BLOCK["cuda"]
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

@@ -779,7 +779,7 @@ def test_fault_39_bad_number_of_samples(X, array_flow, monkeypatch):
     flow = quick(base=Counting()).fit(X)
     module = siflow_sk.flow._tensors
     chunks = module.row_chunks
-    monkeypatch.setattr(module, "row_chunks", lambda n, d: chunks(n, d, limit=1))
+    monkeypatch.setattr(module, "row_chunks", lambda n, *_: chunks(n, 2**20))
     monkeypatch.setattr(Counting, "asked", [])
     assert np.isfinite(flow.sample(600)).all()
     assert len(Counting.asked) == 3

@@ -113,7 +113,7 @@ def test_fault_42_rows_are_named_by_their_place_in_the_whole_table(rows, monkeyp
     """Also behind the first chunk, and once for all chunks."""
     module = siflow_sk.flow._tensors
     chunks = module.row_chunks
-    monkeypatch.setattr(module, "row_chunks", lambda n, d: chunks(n, d, limit=1))  # of 256 rows
+    monkeypatch.setattr(module, "row_chunks", lambda n, *_: chunks(n, 2**20))  # of 256 rows
     holed = exact_flow(velocity=Holed().double())
     X = np.concatenate([rows[REST], np.tile(rows[HOLES], (4, 1))])
     for method in ("score_samples", "transform", "inverse_transform"):

@@ -192,7 +192,7 @@ def test_paired_difference():
 
 
 def record(table, model, values, *, split=0, seed=0, seconds=None):
-    kind = "flow" if model == _league.OURS else "peer"
+    kind = "flow" if model == _league.OURS else "flow peer" if model == "nsf" else "peer"
     row = {"kind": kind, "table": table, "model": model, "split": split, "seed": seed, "quick": False}
     row |= _scores.summary(values) | {"log_density": _scores.pack(values), "chosen": {}, "code": kind}
     row |= {"n_train": 10, "n_features": 2, "fit_seconds": 1.0, "score_seconds": 0.1, "circumstances": AROUND}
@@ -221,28 +221,37 @@ def noise(seed=0):
 
 
 def full(**changes):
-    """Ours 1 nat better than the mixture, and that better than the kernel, on every table."""
-    shifts = {_league.OURS: 1.0, "gmm": 0.0, "kde": -1.0}
+    """Ours 1 nat better than the mixture, then the kernel, then the splines, on every table."""
+    shifts = {_league.OURS: 1.0, "gmm": 0.0, "kde": -1.0, "nsf": -1.5}
     rows = []
     for table in _tables.TABLES:
         for model, shift in shifts.items():
             shift = changes.get(f"{table}_{model}", shift)
-            rows.append(record(table, model, noise() + shift))
+            rows.append(record(table, model, noise() + shift, seconds=30.0))
+            rows[-1]["fit_seconds"] = changes.get(f"seconds_{model}", 1.0)
     return league_of(rows)
 
 
 def test_all_verdicts_met():
     found = _league_report.verdicts(full())
-    assert [v.outcome for v in found] == ["met"] * 3
+    assert [v.outcome for v in found] == ["met"] * 4
     assert found[0].figure == "1.00; next 2.00 (gmm)"
     assert found[1].figure == "12 of 12; next 0 (gmm)"
     assert found[2].figure == "better on 12 of 12, worse on 0"
+    assert found[3].figure == "1.0 s against 1.0 s of nsf, 0 of whose 12 fits a cap of 30 s ended"
+
+
+def test_a_small_lead_or_a_slow_fit_is_not_enough():
+    close = {f"{table}_gmm": 1.5 for table in _tables.TABLES[:5]}  # of 12 that count
+    found = _league_report.verdicts(full(**close, seconds_siflow_sk=1.1))
+    assert [v.outcome for v in found] == ["not met"] * 4
+    assert found[0].figure == "1.42; next 1.58 (gmm)"
 
 
 def test_a_worse_table_is_named_and_the_one_apart_does_not_count():
     changes = {"airfoil_siflow_sk": -0.5, "gas_sensor_drift_siflow_sk": -9.0}
     found = _league_report.verdicts(full(**changes))
-    assert [v.outcome for v in found] == ["met", "met", "not met"]
+    assert [v.outcome for v in found] == ["met", "met", "not met", "met"]
     assert found[0].figure == "1.08; next 1.92 (gmm)"
     # the same noise on both sides: a paired difference without error
     assert found[2].figure == "better on 11 of 12, worse on 1: airfoil (-0.50 ± 0.00)"
@@ -250,7 +259,7 @@ def test_a_worse_table_is_named_and_the_one_apart_does_not_count():
 
 def test_ranks_lost():
     lost = {f"{table}_siflow_sk": -2.0 for table in _tables.TABLES}
-    assert [v.outcome for v in _league_report.verdicts(full(**lost))] == ["not met"] * 3
+    assert [v.outcome for v in _league_report.verdicts(full(**lost))] == ["not met"] * 3 + ["met"]
 
 
 def test_nothing_is_claimed_of_what_is_missing():

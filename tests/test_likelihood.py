@@ -20,7 +20,7 @@ from oracles import (
 )
 from scipy import stats
 
-from siflow_sk import _likelihood
+from siflow_sk import _likelihood, _tensors
 from siflow_sk.bases import Gaussian, StandardNormal
 from siflow_sk.preprocessing import PREPROCESSORS, Preprocessor
 from siflow_sk.solvers import SOLVERS, DormandPrince, Grid, RungeKutta, Solver, TorchDiffEq
@@ -530,3 +530,13 @@ def test_a_longer_fit_learns_the_density():
     plain = stats.multivariate_normal(X.mean(0), np.cov(X.T)).logpdf(fresh).mean()
     assert truth - 0.1 < flow.score(fresh) < truth + 0.03
     assert flow.score(fresh) > plain
+
+
+@pytest.mark.parametrize("device", _likelihood.BLOCK)
+@pytest.mark.parametrize("d", [1, 5, 63, 2000])
+def test_slices_of_a_table_are_whole_blocks(device, d):
+    """Padding is for the last block alone."""
+    slices = _tensors.row_chunks(100_000, d, device)
+    assert all((rows.stop - rows.start) % _likelihood.BLOCK[device] == 0 for rows in slices[:-1])
+    assert [rows.start for rows in slices] == [0, *(rows.stop for rows in slices[:-1])]
+    assert slices[-1].stop == 100_000

@@ -14,6 +14,8 @@ from ._verdicts import Verdict
 
 SIGNIFICANT = 2.0  # standard errors
 REFERENCE = "gmm"
+MARGIN = 0.7  # of a mean rank
+SHARE = 0.75  # of the tables
 
 
 class League(NamedTuple):
@@ -109,7 +111,7 @@ def ranks(league):
 
 def verdicts(league):
     """One verdict per demanded figure."""
-    return [_rank_verdict(league), _wins_verdict(league), _reference_verdict(league)]
+    return [_rank_verdict(league), _wins_verdict(league), _reference_verdict(league), _time_verdict(league)]
 
 
 def _complete(league):
@@ -122,27 +124,51 @@ def _measured(league):
 
 
 def _rank_verdict(league):
-    demand = f"mean rank of {league.ours} among all models on the counted tables is the best"
+    demand = f"mean rank of {league.ours} on the counted tables is the best by at least {MARGIN:g}"
     if league.ours not in league.models or not league.ranked:
         return Verdict(demand, "not measured", "open")
-    means = {model: statistics.fmean(values) for model, values in ranks(league).items()}
+    means = _mean_ranks(league)
     rival = min((m for m in means if m != league.ours), key=means.get, default=None)
     if rival is None:
         return Verdict(demand, "no peer measured", "open")
     figure = f"{means[league.ours]:.2f}; next {means[rival]:.2f} ({rival}){_measured(league)}"
-    won = means[league.ours] < means[rival]
+    won = means[league.ours] <= means[rival] - MARGIN
     return Verdict(demand, figure, ("met" if won else "not met") if _complete(league) else "open")
 
 
 def _wins_verdict(league):
-    demand = f"{league.ours} is first on more counted tables than any other model"
+    demand = f"{league.ours} is first on at least {SHARE:.0%} of the counted tables"
     if league.ours not in league.models or not league.ranked or len(league.models) < 2:
         return Verdict(demand, "not measured", "open")
     wins = {model: sum(rank == 1 for rank in values) for model, values in ranks(league).items()}
     rival = max((m for m in wins if m != league.ours), key=wins.get)
     figure = f"{wins[league.ours]} of {len(league.ranked)}; next {wins[rival]} ({rival}){_measured(league)}"
-    won = wins[league.ours] > wins[rival]
+    won = wins[league.ours] >= SHARE * len(league.ranked)
     return Verdict(demand, figure, ("met" if won else "not met") if _complete(league) else "open")
+
+
+def _mean_ranks(league):
+    return {model: statistics.fmean(values) for model, values in ranks(league).items()}
+
+
+def _time_verdict(league):
+    demand = "its median time of a fit is at most that of the best neural peer, by mean rank"
+    neural = {
+        model
+        for models in league.records.values()
+        for model, rows in models.items()
+        if rows[0]["kind"] == "flow peer"
+    }
+    if league.ours not in league.models or not league.ranked or not neural:
+        return Verdict(demand, "not measured", "open")
+    means = _mean_ranks(league)
+    rival = min(neural, key=means.get)
+    mine, other = (_middle(league, model, "fit_seconds") for model in (league.ours, rival))
+    rows = [r for name in league.ranked for r in league.records[name][rival]]
+    n_capped, cap = sum(bool(r["chosen"].get("capped")) for r in rows), max(r["seconds"] for r in rows)
+    figure = f"{mine:.1f} s against {other:.1f} s of {rival}, {n_capped} of whose {len(rows)} fits a cap of "
+    figure += f"{cap:g} s ended{_measured(league)}"
+    return Verdict(demand, figure, ("met" if mine <= other else "not met") if _complete(league) else "open")
 
 
 def _reference_verdict(league):

@@ -191,7 +191,7 @@ def _search_job(width, device, quick):
         return f"a search of 15 fits together, {device}, width {width}: times the seconds: {ratios}"
 
     key = {"kind": "search", "device": device, "width": width, "threads": 1}
-    budget = {"steps": 20, "repeats": 1} if quick else {}
+    budget = {"steps": 20, "repeats": 1} if quick else {"repeats": 1 if device == "cuda" else 3}
     return Job(key, functools.partial(costs.search_cost, device, width, **budget), line)
 
 

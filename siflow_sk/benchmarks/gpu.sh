@@ -44,7 +44,7 @@ step() {
         tr -d '|=' | sed "s#$PWD/##g") |"
 }
 
-SECTIONS=score,sample,fit
+SECTIONS=search,score,sample,fit
 if "$PYTHON" -c 'import zuko, flow_matching' 2>/dev/null; then SECTIONS=same,$SECTIONS; fi
 
 uci() { # uci NAME SECONDS ARGUMENTS...
@@ -55,16 +55,19 @@ uci() { # uci NAME SECONDS ARGUMENTS...
         --data "$DATA" --output "$WORK/$name.jsonl" --report "$WORK/$name.rst" $QUICK "$@"
 }
 
-SIFLOW_DEVICE=$DEVICE step tests 120 'passed|failed|error' \
-    "$PYTHON" -m pytest tests/test_cuda.py -m gpu -p no:cacheprovider
-uci power 60 --sets power
-uci miniboone 60 --sets miniboone
+# first what matters most: a million rows, half a minute of preparation, the rest is training
+uci bsds300 340 --sets bsds300 --max-iter 20000 --polish 10000 --test-rows 50000 \
+    --parameters velocity__width=1024,preprocessor=whiten,ema_decay=0.998,n_iter_no_change=15
+WORKERS=
+if "$PYTHON" -c 'import xdist' 2>/dev/null; then WORKERS='-n 4'; fi
 # shellcheck disable=SC2086
-step speed 100 '^\[' "$PYTHON" -m siflow_sk.benchmarks speed --device "$DEVICE" --sections "$SECTIONS" \
+SIFLOW_DEVICE=$DEVICE step tests 90 'passed|failed|error' \
+    "$PYTHON" -m pytest tests/test_cuda.py -m gpu -p no:cacheprovider $WORKERS
+uci power 40 --sets power
+uci miniboone 20 --sets miniboone
+# shellcheck disable=SC2086
+step speed 60 '^\[' "$PYTHON" -m siflow_sk.benchmarks speed --device "$DEVICE" --sections "$SECTIONS" \
     --output "$WORK/speed.jsonl" --report "$WORK/speed.rst" $QUICK
-# a million rows: wide network, half a minute of preparation, the rest is training
-uci bsds300 340 --sets bsds300 --max-iter 30000 --polish 12000 \
-    --parameters velocity__width=1024,preprocessor=whiten
 
 machine=$("$PYTHON" - <<'PY'
 import platform

@@ -202,7 +202,7 @@ class ConditionalMixin(RowsMixin):
             )
         y = self._check_target(y, len(context))
         u = np.empty(len(y))
-        for rows in _tensors.row_chunks(len(y), context.shape[1]):
+        for rows in self._chunks(len(y), context.shape[1]):
             z, _, _, far = self._forward(y[rows])
             base = _likelihood.transport(self.velocity_, self.solver_, z, 1.0, 0.0, context[rows])
             u[rows] = _tensors.to_array(torch.special.ndtr(base.double().cpu()[:, 0]))
@@ -231,7 +231,7 @@ class ConditionalMixin(RowsMixin):
 
     def _log_density(self, context, y):
         values, errors = np.empty(len(y)), np.empty(len(y))
-        for rows in _tensors.row_chunks(len(y), context.shape[1] + y.shape[1]):
+        for rows in self._chunks(len(y), context.shape[1] + y.shape[1]):
             z, log_det, outside, far = self._forward(y[rows])
             value, error = _likelihood.log_density(
                 self.velocity_, self.base_, self.solver_, z, context=context[rows]

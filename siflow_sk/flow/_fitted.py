@@ -62,7 +62,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         t = _check_times(t, len(X))
         known, t_known = (self.base_, 0.0) if target is None else (KnownDensity(self, target), 1.0)
         values, errors = np.empty(len(X)), np.empty(len(X) if return_error else 0)
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             z, log_det, outside, far = self._forward(X[rows])
             time = t if isinstance(t, float) else _tensors.to_tensor(t[rows, None]).to(z)
             value, error = _likelihood.log_density(
@@ -129,7 +129,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         carry = self._carrier(0.0, _check_time(t, "t"), method, diffusion, n_steps)
         out = _tensors.check_n_samples(n_samples, self.n_features_in_).astype(self._dtype, copy=False)
         generator = _tensors.make_generator(_tensors.draw_seed(random_state), self.device_)
-        for rows in _tensors.row_chunks(*out.shape):
+        for rows in self._chunks(*out.shape):
             z = self.base_.sample(rows.stop - rows.start, generator)
             out[rows] = self._to_rows(carry(self._to_network(z), generator))
         out = _tensors.within_turns(out, getattr(self, "periodic_", None))
@@ -181,7 +181,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         carry = self._carrier(t_from, t_to, method, diffusion, n_steps)
         generator = _tensors.make_generator(_tensors.draw_seed(random_state), self.device_)
         out = np.empty_like(X)
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
             out[rows] = self._to_rows(nan_where(far, carry(z, generator)))
         out = _tensors.within_turns(out, getattr(self, "periodic_", None))
@@ -202,7 +202,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         X = self._check(X)
         Z = np.empty((len(X), self._n_features_out), dtype=X.dtype)
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
             latent = _likelihood.transport(self.velocity_, self.solver_, z, 1.0, 0.0)
             if hasattr(self.base_, "within_a_turn"):  # angles come back from anywhere on the line
@@ -232,7 +232,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             )
         carry = self._carrier(0.0, 1.0)
         out = np.empty((len(Z), self.n_features_in_), dtype=Z.dtype)
-        for rows in _tensors.row_chunks(*out.shape):
+        for rows in self._chunks(*out.shape):
             out[rows] = self._to_rows(carry(self._to_network(_tensors.to_tensor(Z[rows]))))
         out = _tensors.within_turns(out, getattr(self, "periodic_", None))
         self._report_unsolved(np.isnan(out).any(axis=1))
@@ -305,7 +305,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         t, X = _check_time(t, "t"), self._check(X)
         moments = self._moments() if method == "velocity" else None
         score, unsolved = np.zeros((len(X), self.n_features_in_), dtype=X.dtype), np.empty(len(X), dtype=bool)
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             z, _, outside, far = self._forward(X[rows])
             if method == "exact":
                 s = _likelihood.exact_score(self.velocity_, self.base_, self.solver_, z, t)
@@ -348,7 +348,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         t, X = _check_time(t, "t"), self._check(X)
         moments, parts = self._moments(), []
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
             parts.append([nan_where(far, a) for a in self._in_blocks_at(t, z, fields, moments)])
         joined = (np.concatenate([_tensors.to_array(p) for p in part]) for part in zip(*parts, strict=True))
@@ -382,7 +382,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         n = len(_tensors.check_n_samples(n_samples, 1))
         generator = _tensors.make_generator(_tensors.draw_seed(random_state), self.device_)
         energy = np.empty(n)
-        for rows in _tensors.row_chunks(n, self._n_features_out):
+        for rows in self._chunks(n, self._n_features_out):
             start = self._to_network(self.base_.sample(rows.stop - rows.start, generator))
             energy[rows] = _tensors.to_array(_likelihood.path_energy(self.velocity_, self.solver_, start)[1])
         self._report_unsolved(np.isnan(energy))
@@ -423,7 +423,7 @@ class FittedMixin(RowsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X = self._check(X)
         V, div = np.zeros((len(X), self.n_features_in_), dtype=X.dtype), np.empty(len(X))
         forward = self.preprocessor_.forward
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             x = _tensors.to_tensor(X[rows][:, self._active])
             z = forward(x)[0]
             latent = self._to_network(z)

@@ -23,6 +23,9 @@ class RowsMixin:
     def _to_network(self, z):
         return z.to(self.device_, self._network_dtype)
 
+    def _chunks(self, n_rows, n_features):
+        return _tensors.row_chunks(n_rows, n_features, self.device_)
+
     def _on_device(self):
         """The preprocessor, where the network is if it can go there, and its device."""
         if self.device_ == "cpu" or not hasattr(self.preprocessor_, "copy_to"):

@@ -137,7 +137,7 @@ class FittedMixin(RowsMixin, OneToOneFeatureMixin, TransformerMixin):
         for segment in segments[:-1]:
             known = EndOf(known, segment)
         values = np.empty(len(X))
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             z, log_det, outside, far = self._forward(X[rows])
             if segments:
                 last = segments[-1]
@@ -189,7 +189,7 @@ class FittedMixin(RowsMixin, OneToOneFeatureMixin, TransformerMixin):
         """Rows at ``start`` carried to each of ``times`` in turn, ``(n_times, n, d)``."""
         X = self._check(X)
         out = np.empty((len(times), *X.shape), dtype=X.dtype)
-        for rows in _tensors.row_chunks(*X.shape):
+        for rows in self._chunks(*X.shape):
             z, _, _, far = self._forward(X[rows])
             z, t = nan_where(far, z), start
             for k, t_next in enumerate(times):
