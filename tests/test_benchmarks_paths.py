@@ -99,6 +99,31 @@ def test_evaluations_at_one_level_of_log_density():
     assert np.isnan(_paths.evaluations(0.2, numerical, 0.1))
 
 
+def figures(kind, energy, numerical):
+    record = {"kind": kind, "table": "checkerboard", "max_iter": 1000, "seed": 0, "energy": energy}
+    record |= {"energy_error": 0.1, "steps": 8, "excess": 0.3, "excess_error": 0.1, "fit_seconds": 1.0}
+    around = {"date": "", "load": None, "versions": {}, "cpu": "", "cores": 1, "threads": 1, "device": "cpu"}
+    return record | {"numerical": numerical, "code": "", "circumstances": around | {"command": ""}}
+
+
+@pytest.mark.parametrize(
+    ("energy", "rate", "words"),
+    [
+        (3.0, 2.0, "shorter, and takes fewer evaluations"),
+        (3.0, 1.0, "shorter, but takes no fewer evaluations"),
+        (4.0, 1.0, "no shorter, and takes no fewer evaluations"),
+    ],
+)
+def test_the_page_says_whether_the_learnt_path_is_better(energy, rate, words):
+    """Than the best of the fixed ones: errors of 1 / n^4 nats, and of 1 / (rate n)^4."""
+    fixed = [n**-4.0 for n in _paths.STEPS]
+    records = [figures("trigonometric", 9.0, fixed), figures("linear", 4.0, fixed)]
+    records.append(figures("fourier_4", energy, [e / rate**4 for e in fixed]))
+    text = _paths.page(records, True, False)
+    assert f"energy {energy / 4.0:.2f}, evaluations at one log-density {1 / rate:.2f}, " in text
+    assert f"The path is {words}." in text
+
+
 def test_what_is_absent_is_named():
     rows, columns = {"a": "A", "b": "B", "c": "C"}, {"x": "X", "y": "Y", "z": "Z"}
     every = {(row, column) for row in rows for column in columns}

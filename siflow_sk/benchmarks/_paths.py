@@ -218,18 +218,25 @@ def _section(name, max_iter, own):
     yield table(header, cells)
     fixed = [rows[model] for model in FIXED if model in rows]
     if fixed and LEARNT in rows:
-        ratios = [rows[LEARNT][f] / min(row[f] for row in fixed) for f in ("energy", "evaluations", "fine")]
+        shares = [rows[LEARNT][f] / min(row[f] for row in fixed) for f in ("energy", "evaluations", "fine")]
         yield (
             f"{_NAMES[LEARNT]}, over the better of the fixed paths ({', '.join(_NAMES[m] for m in FIXED)}): "
-            "energy {:.2f}, evaluations at one log-density {:.2f}, for {:g} nats {:.2f}.\n".format(
-                ratios[0], ratios[1], FINE, ratios[2]
-            )
+            f"energy {shares[0]:.2f}, evaluations at one log-density {shares[1]:.2f}, for {FINE:g} nats "
+            f"{shares[2]:.2f}.  {_verdict(*shares)}\n"
         )
     if name == "gaussian":
         yield (
             "Exact energies: quarter circles 5.552, straight lines 5.358, at best 4.803, 4.726 and 4.695 "
             "with 1, 2 and 4 sines; the squared Wasserstein distance is 4.5.\n"
         )
+
+
+def _verdict(energy, *evaluations):
+    """In words; a twentieth less is less."""
+    shorter = "shorter" if energy < 0.95 else "no shorter"
+    fewer = "fewer" if max(evaluations) < 0.95 else "no fewer"
+    joined = "and" if (shorter, fewer) in (("shorter", "fewer"), ("no shorter", "no fewer")) else "but"
+    return f"**The path is {shorter}, {joined} takes {fewer} evaluations.**"
 
 
 def _heading(name):
