@@ -358,7 +358,7 @@ def page(records, totals, reasons):
         "survived. Default values of parameters and messages are left as they are. Tests of more than",
         f"{SECONDS_OF_A_TEST} s are left out, and all beyond {SECONDS} s together.",
         "``--sample N --seed S`` tries a random sample, the same share of every module and none that",
-        "another sample has tried; ``--again`` tries the survivors once more.",
+        "another sample has tried; ``--again`` tries those survivors once more.",
         "",
         f"{len(last)} of {sum(totals.values()):,} mutants were tried, and {_share(left, last)} survive.",
         f"Of these, {len(left) - len(holes)} change no result that is promised, for the reasons given",
@@ -426,17 +426,17 @@ def main():
     add("--seed", type=int, default=0, help="of the sample (default: 0)")
     add("--modules", default=",".join(TESTS), help="with commas (default: all)")
     add("--output", type=Path, default=Path("mutants.jsonl"))
-    add("--again", action="store_true", help="try the survivors of all samples once more")
+    add("--again", action="store_true", help="try the survivors that are errors once more")
     add("--report-only", action="store_true")
     options = parser.parse_args()
     known = list(all_mutants())
     totals = {module: sum(r["module"] == module for r, _ in known) for module in TESTS}
     text = options.output.read_text(encoding="utf-8") if options.output.exists() else ""
     records = [json.loads(line) for line in text.splitlines()]
-    done = {key_of(r): r for r in records}
+    done, reasons = {key_of(r): r for r in records}, without_error()
     if options.again:
         chosen = [(done[key_of(r)] | r, source) for r, source in known if key_of(r) in done]
-        chosen = [m for m in chosen if m[0]["ended"] == "survived"]
+        chosen = [m for m in chosen if m[0]["ended"] == "survived" and place_of(m[0]) not in reasons]
     else:
         elsewhere = {key for key, r in done.items() if r["seed"] != options.seed}
         chosen = sampled(known, elsewhere, options.seed)[: options.sample]
@@ -447,7 +447,7 @@ def main():
         records += _try_all(chosen, options.output, parser)
     present = {key_of(r): r for r, _ in known}
     records = [r | present[key_of(r)] for r in records if key_of(r) in present]
-    PAGE.write_text(page(records, totals, without_error()), encoding="utf-8")
+    PAGE.write_text(page(records, totals, reasons), encoding="utf-8")
 
 
 def _known_tests(module, stored, parser):

@@ -262,6 +262,13 @@ def test_between_knots_the_binned_kernel_is_close():
     np.testing.assert_allclose(left_out, (exact.sum(1) - np.diag(exact)) / 29, rtol=0.05)
 
 
+@pytest.mark.parametrize("end", [0.0, 2.0])
+def test_the_end_of_a_closed_grid_is_its_beginning(end):
+    kernel = _marginal._BinnedKernel(torch.tensor([end]).double(), even(1), 0.0, 0.125, 16, closed=True)
+    lag = np.minimum(np.arange(16), 16 - np.arange(16)) * 0.125
+    np.testing.assert_allclose(kernel.estimate(0.2)[0].numpy(), stats.norm.pdf(lag, 0.0, 0.2), atol=1e-12)
+
+
 def test_the_map_of_a_known_density_is_its_quantile_transform():
     """A normal body with a tenth of Student's t, off centre; 4,096 knots."""
     mean, std, share = 2.0, 1.5, 0.1
@@ -282,7 +289,7 @@ def test_the_map_of_a_known_density_is_its_quantile_transform():
 def test_a_column_gets_the_bandwidth_of_the_best_left_out_likelihood(n):
     """Against explicit sums of kernels; with a normal density instead where that does as well."""
     rng = np.random.default_rng(3)
-    y = rng.choice([-2.0, 2.0], n) + 0.4 * rng.standard_normal(n)
+    y = rng.choice([3.0, 7.0], n) + 0.4 * rng.standard_normal(n)
     share, mean, std = min(0.1, n**-0.5), y.mean(), y.std()
     tail = share * stats.t(3, mean, std).pdf(y)
 
@@ -419,6 +426,20 @@ def test_kernel_marginals_that_hide_a_line_are_kept_only_on_request():
     humps = rng.choice([-2.0, 2.0], 400) + 0.6 * rng.standard_normal(400)
     x = torch.tensor(np.stack([humps, humps + 0.01 * rng.standard_normal(400)], 1))
     assert [Gaussianize(density=d).fit(x, even(400)).density_ for d in (True, "auto")] == [True, False]
+
+
+@pytest.mark.parametrize("floor", [1e-6, 0.8])
+def test_without_kernels_the_copula_is_a_normal_distribution(floor):
+    """That of the rows, the small eigenvalues of the correlation raised to the floor."""
+    x, weight = table(), torch.arange(400).double() / 79_800
+    found = _marginal._copula_likelihood(Whiten(floor=floor).fit(x, weight), x, weight)
+    covariance = np.cov(x.T, aweights=weight, bias=True)
+    std = np.sqrt(np.diag(covariance))
+    values, vectors = np.linalg.eigh(covariance / np.outer(std, std))
+    raised = (vectors * np.maximum(values, floor * values.mean())) @ vectors.T * np.outer(std, std)
+    law = stats.multivariate_normal(weight @ x, raised)
+    expected = weight.numpy() @ law.logpdf(x.numpy()) + 1.5 * math.log(2.0 * math.pi)
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_both_kinds_of_marginals_are_candidates():
