@@ -215,7 +215,7 @@ class _Chosen:
 
     def pytest_runtest_setup(self, item):
         used = resource.getrusage(resource.RUSAGE_SELF)
-        allowed = used.ru_utime + used.ru_stime + 15 + 10 * self.tests[item.nodeid]
+        allowed = used.ru_utime + used.ru_stime + 40 + 10 * self.tests[item.nodeid]
         resource.setrlimit(resource.RLIMIT_CPU, (int(allowed), resource.RLIM_INFINITY))
 
 
@@ -358,7 +358,7 @@ def page(records, totals, reasons):
         "survived. Default values of parameters and messages are left as they are. Tests of more than",
         f"{SECONDS_OF_A_TEST} s are left out, and all beyond {SECONDS} s together.",
         "``--sample N --seed S`` tries a random sample, the same share of every module and none that",
-        "another sample has tried; ``--again`` tries those survivors once more.",
+        "another sample has tried; ``--again`` tries survivors once more.",
         "",
         f"{len(last)} of {sum(totals.values()):,} mutants were tried, and {_share(left, last)} survive.",
         f"Of these, {len(left) - len(holes)} change no result that is promised, for the reasons given",

@@ -225,6 +225,17 @@ def test_marginals_after_few_steps():
     assert deviation(y.numpy(), between("linear", NORMAL, law, 0.7)) < 6.0
 
 
+@pytest.mark.parametrize(("start", "end"), [(0.1, 0.6), (0.6, 0.1)])
+def test_between_equal_laws_it_is_the_equation_of_ornstein_and_uhlenbeck(start, end):
+    """dX = -2 X dt + 2 dW over a time of one half, from one point; 5 numbers, level 3e-6."""
+    velocity, generator = ExactVelocity("trigonometric", NORMAL, NORMAL), torch.Generator().manual_seed(0)
+    path, x = INTERPOLANTS["trigonometric"](), torch.full((4000, 2), 3.0, dtype=torch.float64)
+    moments, diffusion = moments_of(NORMAL), lambda t: 2.0 * torch.ones_like(t)
+    y = _likelihood.diffuse(velocity, path, moments, diffusion, x, start, end, 40, generator)
+    fade = math.exp(-1.0)
+    assert deviation(y.numpy(), gaussian([3.0 * fade] * 2, (1.0 - fade**2) * np.eye(2))) < 5.0
+
+
 @pytest.mark.parametrize("t", [0.0, 0.4])
 def test_marginals_of_the_backward_equation(t):
     """From data rows back in time; 5 numbers, level 3e-6."""

@@ -23,7 +23,7 @@ from scipy import stats
 from siflow_sk import _likelihood, _tensors
 from siflow_sk.bases import Gaussian, StandardNormal
 from siflow_sk.preprocessing import PREPROCESSORS, Preprocessor
-from siflow_sk.solvers import SOLVERS, DormandPrince, Grid, RungeKutta, Solver, TorchDiffEq
+from siflow_sk.solvers import SOLVERS, DormandPrince, Grid, RungeKutta, Solver, TorchDiffEq, on_knots
 from siflow_sk.velocities import MLP, ResidualMLP, Velocity
 
 # name -> solver with an error well below 1e-6 on the problems here
@@ -230,6 +230,29 @@ def test_only_rows_above_the_tolerance_are_solved_again():
     np.testing.assert_allclose(value.numpy()[:3], NORMAL.logpdf(x.numpy()[:3]), rtol=1e-12)
     np.testing.assert_array_equal(error.numpy(), [0.125, math.nan, 0.5, math.nan])
     assert torch.isnan(value[3])
+
+
+class OneStep(Solver):
+    """Euler's, which has no other solver for rows that it spoils."""
+
+    def integrate(self, f, state, t0, t1):
+        return on_knots(f, state, torch.tensor([t0, t1]).to(state[0]), "euler")
+
+
+class Overflowing:
+    """The identity, but for the velocity of row 1 and the divergence of rows 2 and 3."""
+
+    def value_and_divergence(self, t, x):
+        value, divergence = torch.zeros_like(x), x.new_zeros(len(x))
+        value[1], divergence[2], divergence[3] = math.inf, math.inf, -math.inf
+        return value, divergence
+
+
+def test_what_overflows_is_not_a_density_of_zero():
+    x = torch.ones(5, 2, dtype=torch.float64)
+    value, _ = _likelihood.log_density(Overflowing(), StandardNormal(), OneStep(), x)
+    assert torch.isnan(value).tolist() == [False, True, True, True, False]
+    np.testing.assert_allclose(value[[0, 4]].numpy(), NORMAL.logpdf(np.ones((2, 2))))
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 600])
