@@ -23,6 +23,8 @@ import time
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks" / "mutation.rst"
 NO_ERRORS = ROOT / "tests" / "mutants_without_error.toml"
@@ -171,12 +173,14 @@ class _Watch:
     """
 
     def __init__(self, path):
-        self.path, self.tests, self.lines, self.long = str(path), {}, set(), False
+        self.path, self.tests, self.lines = str(path), {}, set()
+        self.inside = self.long = False
         signal.signal(signal.SIGPROF, self._break_off)
 
     def _break_off(self, *_):
-        self.long = True
-        raise TimeoutError
+        if self.inside:
+            self.long = True
+            raise TimeoutError
 
     def _frame(self, frame, event, argument):
         return self._line if frame.f_code.co_filename == self.path else None
@@ -185,8 +189,15 @@ class _Watch:
         self.lines.add(frame.f_lineno)
         return self._line
 
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
+        self.inside = True
         signal.setitimer(signal.ITIMER_PROF, SECONDS_OF_A_TEST)
+        try:
+            return (yield)
+        finally:
+            self.inside = False
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def pytest_runtest_protocol(self, item, nextitem):
         from _pytest.runner import runtestprotocol
@@ -196,7 +207,6 @@ class _Watch:
         try:
             reports = runtestprotocol(item, nextitem=nextitem, log=False)
         finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
             sys.settrace(None)
         if not self.long and all(report.outcome == "passed" for report in reports):
             self.tests[item.nodeid] = [round(time.process_time() - begun, 3), sorted(self.lines)]
@@ -302,8 +312,6 @@ def _pytest(files, plugin, module, text):
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     os.chdir(ROOT)
-    import pytest
-
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--assert=plain", "-o", "addopts="]
     return int(pytest.main([*files, *options], plugins=[plugin]))
 
@@ -314,7 +322,6 @@ def warm_up():
     import hypothesis
     import joblib
     import pandas
-    import pytest
     import safetensors.torch
     import scipy.stats
     import sklearn.mixture
@@ -324,7 +331,7 @@ def warm_up():
     import torchdiffeq
 
     torch.set_num_threads(1)
-    return hypothesis, joblib, pandas, pytest, safetensors, scipy, sklearn, torchdiffeq
+    return hypothesis, joblib, pandas, safetensors, scipy, sklearn, torchdiffeq
 
 
 # -- the page ------------------------------------------------------------------------------------------------
