@@ -77,9 +77,10 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         from 100 distinct rows on.  Without it there is no polish.
     validation_fraction : float, default=0.1
         Share of the distinct rows kept for validation, at most 2048 rows.
-    n_iter_no_change : int, default=5
+    n_iter_no_change : int, default=10
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
-        polish ends); half as many after the first fall.
+        polish ends); half as many after the first fall.  Twice as many as for
+        :class:`~siflow_sk.InterpolantFlow`: on some tables the polish loses at first what it gains later.
     tol : float, default=1e-3
         Improvement of the mean validation log-density, in nats, that counts.
     warm_start : bool, default=False
@@ -178,7 +179,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         ema_decay=0.99,
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=5,
+        n_iter_no_change=10,
         tol=1e-3,
         warm_start=False,
         inference_dtype="float64",
