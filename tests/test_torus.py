@@ -313,7 +313,7 @@ def test_an_angle_gets_the_bandwidth_of_the_best_left_out_likelihood():
     knots = float(low) + float(step) * np.arange(len(z))
     assert (knots[0], knots[-1]) == (0.0, pytest.approx(TURN))
     expected = (1 - share) * kernels(knots, h).mean(1) + share / TURN
-    np.testing.assert_allclose(slope.numpy() / TURN, expected, rtol=2e-3)
+    np.testing.assert_allclose(slope.numpy() / TURN, expected, rtol=1e-4)
     cumulated = integrate.cumulative_trapezoid(expected, knots, initial=0.0)
     np.testing.assert_allclose(z.numpy() / TURN, cumulated, atol=2e-3)
     few = torch.full((49,), 1 / 49, dtype=torch.float64)

@@ -263,15 +263,26 @@ def test_an_unfinished_recipe_says_what_is_missing(generator):
         Velocity().build(2, generator)
 
 
+class WithDivergence(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, t, x):
+        return self.network.value_and_divergence(t, x)
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 1), (2, 5, 1)], ids=["one time", "a time per row"])
 def test_networks_in_a_stack_are_the_networks(shape, generator):
     networks = [build(MLP(width=6, n_blocks=2), 3, seed) for seed in (0, 1)]
-    weights = [dict(n.named_parameters()) for n in networks]
+    pairs = [WithDivergence(network) for network in networks]
+    weights = [dict(pair.named_parameters()) for pair in pairs]
     stack = {name: torch.stack([w[name] for w in weights]) for name in weights[0]}
     t, x = times(shape, generator), torch.randn(2, 5, 3, dtype=torch.float64, generator=generator)
-    value = torch.func.functional_call(networks[0], stack, (t, x))
-    for network, one_t, one_x, one in zip(networks, t, x, value, strict=True):
-        torch.testing.assert_close(one, network(one_t, one_x))
+    value, divergence = torch.func.functional_call(pairs[0], stack, (t, x))
+    for i, network in enumerate(networks):
+        expected = network.value_and_divergence(t[i], x[i])
+        torch.testing.assert_close((value[i], divergence[i]), expected)
 
 
 # -- the hand-written derivative -----------------------------------------------------------------------------
