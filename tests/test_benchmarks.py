@@ -1,3 +1,4 @@
+import ast
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, trim_mean
 
-from siflow_sk.benchmarks import _costs, _memory, _peers, _records, _scores, _tables, _verdicts
+from siflow_sk.benchmarks import _costs, _memory, _peers, _records, _rst, _scores, _tables, _verdicts
 from siflow_sk.benchmarks.__main__ import main
 from siflow_sk.benchmarks._published import PUBLISHED, best_published, published_mean
 
@@ -151,6 +152,17 @@ def test_code_changes_with_meaning_only():
     assert _records._meaning('def f(x):\n    """Say."""\n    return x  # so\n') == plain
     assert _records._meaning("def f(x):\n    return -x\n") != plain
     assert _records.code_of("*.py") != _records.code_of("*.py", "benchmarks/*.py")
+
+
+def test_code_does_not_change_with_the_version_of_python():
+    """Newer versions know fields of the syntax that the code does not use."""
+    tree = ast.parse("def f(x):\n    return x\n")
+    plain = _records._filled(tree)
+    tree.body[0]._fields = (*tree.body[0]._fields, "of_a_later_version")
+    tree.body[0].of_a_later_version = []
+    assert _records._filled(tree) == plain
+    tree.body[0].of_a_later_version = [ast.parse("1")]
+    assert _records._filled(tree) != plain
 
 
 def test_divergence_cost():
@@ -316,3 +328,16 @@ def test_report_takes_one_code_and_the_last_line(tmp_path):
     found = _verdicts.collect(records, {"flow": "newest"}, quick=False)
     assert [r["mean"] for r in found.flows["airfoil"]] == [4.0]
     assert not found.current
+
+
+def test_commands_of_many_processes_are_shown_as_one():
+    found = [
+        "go --seconds 3 --tables a --models x",
+        "go --tables b --models x,y --seconds 3",
+        "go --seconds 3",
+    ]
+    assert _rst.merged([*found, found[0], "go --tables c"]) == [
+        "go --seconds 3 --tables a,b --models x,y",
+        "go --seconds 3",
+        "go --tables c",
+    ]

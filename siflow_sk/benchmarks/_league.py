@@ -185,6 +185,7 @@ def measure_model(fit, table, seed, seconds):
     values = score(table.test)
     rows = np.resize(table.test, (1000, table.test.shape[1]))  # repeats the rows of a small table
     return summary(values) | {
+        "device": "cpu",
         "n_train": len(table.train),
         "n_features": table.train.shape[1],
         "fit_seconds": fit_seconds,

@@ -103,7 +103,15 @@ def _meaning(source):
     for node in ast.walk(tree):
         if isinstance(node, _WRAPPERS) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return repr(_filled(tree))
+
+
+def _filled(node):
+    """A syntax tree as nested tuples, less what is empty: newer versions of Python have more fields."""
+    if isinstance(node, ast.AST):
+        fields = ((name, _filled(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
+        return type(node).__name__, *fields
+    return tuple(map(_filled, node)) if isinstance(node, list) else node
 
 
 def circumstances():

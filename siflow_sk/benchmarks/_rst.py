@@ -70,7 +70,7 @@ def circumstances(records):
         for r, a in zip(records, around, strict=True)
     )
     lines = [
-        f"* Command: {'; '.join(f'``{c}``' for c in distinct(a['command'] for a in around))}",
+        f"* Command: {'; '.join(f'``{c}``' for c in merged(a['command'] for a in around))}",
         f"* Date: {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}",
         f"* Versions: {'; '.join(versions)}",
         f"* Machine: {'; '.join(machines)}",
@@ -83,6 +83,25 @@ def circumstances(records):
     codes = distinct(f"{r['kind']} {r['code']}" for r in records)
     lines.append(f"* Code: {', '.join(codes)}")
     return title("How it was measured") + "\n" + "\n".join(lines) + "\n"
+
+
+def merged(commands):
+    """Distinct commands; those that differ in tables or models alone, for as many processes, as one."""
+    groups = {}
+    for command in distinct(commands):
+        words, chosen = command.split(), {}
+        for option in ("--tables", "--models"):
+            if option in words:
+                at = words.index(option)
+                chosen[option] = words[at + 1].split(",")
+                del words[at : at + 2]
+        group = groups.setdefault((" ".join(words), *chosen), {})
+        for option, names in chosen.items():
+            group.setdefault(option, {}).update(dict.fromkeys(names))
+    return [
+        " ".join([rest, *(f"{option} {','.join(names)}" for option, names in group.items())])
+        for (rest, *_), group in groups.items()
+    ]
 
 
 def distinct(values):
