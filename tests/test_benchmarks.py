@@ -336,8 +336,8 @@ def test_commands_of_many_processes_are_shown_as_one():
         "go --tables b --models x,y --seconds 3",
         "go --seconds 3",
     ]
-    assert _rst.merged([*found, found[0], "go --tables c"]) == [
+    assert _rst.merged([*found, found[0], "go --tables c --quick"]) == [
         "go --seconds 3 --tables a,b --models x,y",
         "go --seconds 3",
-        "go --tables c",
+        "go --tables c --quick",
     ]

@@ -95,12 +95,15 @@ def merged(commands):
                 at = words.index(option)
                 chosen[option] = words[at + 1].split(",")
                 del words[at : at + 2]
-        group = groups.setdefault((" ".join(words), *chosen), {})
-        for option, names in chosen.items():
-            group.setdefault(option, {}).update(dict.fromkeys(names))
+        same, names = groups.setdefault((" ".join(words), *chosen), ([], {}))
+        same.append(command)
+        for option, some in chosen.items():
+            names.setdefault(option, {}).update(dict.fromkeys(some))
     return [
-        " ".join([rest, *(f"{option} {','.join(names)}" for option, names in group.items())])
-        for (rest, *_), group in groups.items()
+        " ".join([rest, *(f"{option} {','.join(some)}" for option, some in names.items())])
+        if len(same) > 1
+        else same[0]
+        for (rest, *_), (same, names) in groups.items()
     ]
 
 
