@@ -11,8 +11,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[test,docs,plot]"
 	touch $@
 
+# passive: threads that wait for a busy machine do not burn the processor they wait for
 demo: $(VENV)/.ready
-	$(BIN)/python examples/quickstart.py
+	OMP_WAIT_POLICY=passive $(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"

@@ -10,7 +10,8 @@ def rounded_products():
     """Matrix products of float32 in TF32: 10 bits of mantissa, several times the rate.
 
     For steps of training alone, which are noisy anyway: their graph keeps the kernels that were chosen while
-    it was recorded, and the setting of the user's process is back after that.
+    it was recorded, and the setting of the process is back after that.  Until then it holds for products of
+    float32 in other threads too: torch has no narrower one.
     """
     try:
         before = torch.get_float32_matmul_precision()

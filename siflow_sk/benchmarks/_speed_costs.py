@@ -269,15 +269,11 @@ def search_cost(device, width, steps=300, repeats=3):
         searches["GridSearchCV"] = GridSearchCV(flow, **settings, n_jobs=2)
     functions = {name: functools.partial(search.fit, X) for name, search in searches.items()}
     functions["one fit"] = functools.partial(clone(flow).fit, X[:1000])
-    taken = {name: [] for name in functions}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         functions["one fit"]()  # what is loaded at first use does not count
-        for _ in range(repeats):
-            for name, function in functions.items():
-                start = time.perf_counter()
-                function()
-                taken[name].append(time.perf_counter() - start)
+        # of the wall: the work is in other processes
+        taken = _timing.in_turn(functions, repeats, now=time.perf_counter)
     result = {
         "seconds": {name: statistics.median(values) for name, values in taken.items()},
         "ratios": {name: _timing.ratio(taken, "together", name) for name in taken if name != "together"},

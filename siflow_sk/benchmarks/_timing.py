@@ -43,9 +43,9 @@ def threads(number):
         torch.set_num_threads(before)
 
 
-def seconds(function, device="cpu"):
-    """Seconds of one call."""
-    now = clock(device)
+def seconds(function, device="cpu", now=None):
+    """Seconds of one call, by the clock of the device or by ``now``."""
+    now = now or clock(device)
     start = now()
     function()
     return max(now() - start, 1e-9)
@@ -59,7 +59,7 @@ def median_seconds(function, repeats=3, device="cpu", enough=2.0):
     return statistics.median([first, *(seconds(function, device) for _ in range(repeats - 1))])
 
 
-def in_turn(functions, repeats, device="cpu"):
+def in_turn(functions, repeats, device="cpu", now=None):
     """Seconds of every function, called in turn ``repeats`` times, so that a disturbance hits all alike.
 
     Returns
@@ -70,7 +70,7 @@ def in_turn(functions, repeats, device="cpu"):
     taken = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            taken[name].append(seconds(function, device))
+            taken[name].append(seconds(function, device, now))
     return taken
 
 
