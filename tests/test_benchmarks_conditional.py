@@ -1,9 +1,12 @@
-"""The benchmark of conditional densities: the law made of quantiles, what is told of rows, the command."""
+"""The benchmark of conditional densities: laws of quantiles and samples, peers, what is told, the command."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
-from scipy.stats import norm
+import torch
+from scipy.stats import gaussian_kde, norm
 
 from siflow_sk.benchmarks import _conditional, _regressors
 from siflow_sk.benchmarks.__main__ import main
@@ -58,3 +61,75 @@ def test_the_command_writes_records_and_goes_on(tmp_path, capsys):
     assert [r["split"] for r in records] == [0, 1]
     assert {r["n_test"] for r in records} == {10}
     assert f"{np.mean([r['mean'] for r in records]):.3f} ±" in report.read_text()
+
+
+def test_a_law_from_samples():
+    """Beside SciPy's kernel estimate of every row."""
+    rng = np.random.default_rng(0)
+    samples, y = rng.gamma(3.0, size=(7, 40)), rng.gamma(3.0, size=7)
+    log_density, probability, mean = _regressors.from_samples(samples, y, 1e-9)
+    laws = [gaussian_kde(row) for row in samples]
+    np.testing.assert_allclose(log_density, [law.logpdf(at)[0] for law, at in zip(laws, y, strict=True)])
+    below = [law.integrate_box_1d(-np.inf, at) for law, at in zip(laws, y, strict=True)]
+    np.testing.assert_allclose(probability, below)
+    np.testing.assert_allclose(mean, samples.mean(axis=1))
+    repeated = _regressors.from_samples(np.ones((1, 40)), np.ones(1), 0.1)[0]
+    np.testing.assert_allclose(repeated, norm(1.0, 0.1).logpdf(1.0))
+
+
+class FakeNGBRegressor:
+    """Learns a constant mean and deviation; round 2 of 5 is the best one, and only that one is right."""
+
+    def __init__(self, *, n_estimators, random_state, verbose):
+        assert not verbose
+
+    def fit(self, X, y, X_val, y_val, early_stopping_rounds):
+        assert len(X_val) == len(y_val) == len(X) // 9
+        self.law, self.best_val_loss_itr = norm(y.mean(), y.std()), 2
+        return self
+
+    def pred_dist(self, X, max_iter=5):
+        law = norm(np.full(len(X), self.law.mean()), self.law.std())
+        return SimpleNamespace(dist=law if max_iter == 3 else norm(99.0, 1.0))
+
+
+class FakeTreeffuser:
+    """Draws N(x0, 0.5^2)."""
+
+    def __init__(self, *, seed, n_jobs, verbose, **budget):
+        assert n_jobs == torch.get_num_threads()
+
+    def fit(self, X, y):
+        return self
+
+    def sample(self, X, n_samples, n_steps, seed):
+        return X[:, 0] + 0.5 * np.random.default_rng(seed).normal(size=(n_samples, len(X)))
+
+
+def test_what_is_asked_of_the_peers(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ngboost", SimpleNamespace(NGBRegressor=FakeNGBRegressor))
+    monkeypatch.setitem(sys.modules, "treeffuser", SimpleNamespace(Treeffuser=FakeTreeffuser))
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 2))
+    y = X[:, 0] + 0.5 * rng.normal(size=500)
+    log_density, probability, mean = _regressors.ngboost(X, y, 0)(X, y)
+    np.testing.assert_allclose(log_density.mean(), norm(y.mean(), y.std()).logpdf(y).mean(), atol=0.02)
+    np.testing.assert_allclose([probability.mean(), mean.mean()], [0.5, y.mean()], atol=0.05)
+    log_density, probability, mean = _regressors.treeffuser(X, y, 0)(X, y)
+    np.testing.assert_allclose(log_density.mean(), norm(X[:, 0], 0.5).logpdf(y).mean(), atol=0.05)
+    np.testing.assert_allclose(probability, norm(X[:, 0], 0.5).cdf(y), atol=0.15)
+    np.testing.assert_allclose(mean, X[:, 0], atol=0.3)
+
+
+def test_peers_that_are_not_installed(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(_regressors, "find_spec", lambda name: None if name == "treeffuser" else object())
+    assert _conditional.installed() == ["linear", "gp", "boosted", "ngboost", "ours"]
+    assert capsys.readouterr().out == (
+        "left out, not installed: treeffuser; docs/benchmarks/running.rst says how\n"
+    )
+    command = ["conditional", "--quick", "--models", "linear,treeffuser"]
+    command += ["--output", str(tmp_path / "out.jsonl"), "--report", str(tmp_path / "page.rst")]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert told == "error: not installed: treeffuser; docs/benchmarks/running.rst says how\n"
+    assert not (tmp_path / "out.jsonl").exists()

@@ -61,7 +61,7 @@ def main(arguments=None):
     Returns
     -------
     status : int
-        0; 1 if a result failed; 2 if a table is missing; 130 after an interrupt.
+        0; 1 if a result failed; 2 if a table or a peer is missing; 130 after an interrupt.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = vars(_parser().parse_args(arguments))
@@ -71,7 +71,7 @@ def main(arguments=None):
         options["report"] = quick if options["quick"] else Path("docs", "benchmarks", f"{name}.rst")
     try:
         return run(**options, command=shown(arguments))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""``conditional``: p(y | X) on the tables of the regression literature, beside scikit-learn's baselines."""
+"""``conditional``: p(y | X) on the tables of the regression literature, beside other models of it."""
 
 import functools
 import time
@@ -9,23 +9,24 @@ from scipy.stats import kstest
 
 from ..datasets import _files
 from . import _conditional_report, _regressors
-from ._jobs import Job, measure_and_report
+from ._jobs import Job, measure_and_report, say
 from ._options import add_command, names
 from ._records import code_of
 from ._scores import summary
 
 TABLES = ("concrete", "airfoil", "wine_white", "power_plant", "kin8nm", "protein")
-MODELS = ("linear", "gp", "boosted", "ours")
+MODELS = tuple(_regressors.MODELS)
 COVERAGES = (0.5, 0.8, 0.95)
 _MOST_SPLITS = {"protein": 5}  # as in the literature
 
 _DESCRIPTION = """\
 The conditional density of the target of six tables: test log-density, coverage of intervals, calibration and
 error of the mean, on random splits 90/10, beside a linear Gaussian model, a Gaussian process and
-gradient-boosted quantiles from scikit-learn.
+gradient-boosted quantiles from scikit-learn, NGBoost and treeffuser.
 
-The Gaussian process learns its kernel from at most 1,000 rows and is conditioned on at most 4,000. On
-wine_white uniform noise of one unit's width is added to the rating, for every model alike."""
+The Gaussian process learns its kernel from at most 1,000 rows and is conditioned on at most 4,000. NGBoost
+and treeffuser are taken where they are installed (docs/benchmarks/running.rst). On wine_white uniform noise
+of one unit's width is added to the rating, for every model alike."""
 
 
 def add_parser(commands):
@@ -40,7 +41,12 @@ def add_parser(commands):
         metavar="A,B",
         help=f"only these of {', '.join(TABLES)}",
     )
-    add("--models", type=names(MODELS), default=MODELS, metavar="A,B", help=f"of {', '.join(MODELS)}")
+    add(
+        "--models",
+        type=names(MODELS),
+        metavar="A,B",
+        help=f"of {', '.join(MODELS)} (default: all that are installed)",
+    )
     add("--splits", type=int, default=2, metavar="N", help="random splits of each table (default: 2)")
 
 
@@ -54,15 +60,26 @@ def codes():
 
 def run(*, data, seeds, tables, models, splits, quick, **options):
     def jobs():
-        found = []
+        found, chosen = [], installed(models)
         for name in tables:
             _files.find_table(name, data)
             table = functools.lru_cache(maxsize=1)(functools.partial(load, name, data))
             for split in range(min(splits, _MOST_SPLITS.get(name, splits))):
-                found += [_job(name, model, split, seeds[0], table, quick) for model in models]
+                found += [_job(name, model, split, seeds[0], table, quick) for model in chosen]
         return found
 
     return measure_and_report(jobs, codes(), _conditional_report.page, quick=quick, **options)
+
+
+def installed(models=None):
+    """The models, or all whose package is there; one that was named must be."""
+    missing = [model for model in models or MODELS if not _regressors.installed(model)]
+    if missing:
+        told = f"not installed: {', '.join(missing)}; docs/benchmarks/running.rst says how"
+        if models:
+            raise ModuleNotFoundError(told)
+        say(f"left out, {told}")
+    return [model for model in models or MODELS if model not in missing]
 
 
 def load(name, data=None):

@@ -121,7 +121,7 @@ def circumstances():
             "python": platform.python_version(),
             "siflow_sk": siflow_sk.__version__,
             **{name: metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")},
-            **_installed("torchdiffeq", "zuko", "flow-matching", "POT"),
+            **_installed("torchdiffeq", "zuko", "flow-matching", "POT", "ngboost", "treeffuser"),
         },
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

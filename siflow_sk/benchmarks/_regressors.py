@@ -1,22 +1,28 @@
-"""Conditional densities of the target: ours, and what scikit-learn offers.
+"""Conditional densities of the target: ours, what scikit-learn offers, NGBoost, treeffuser.
 
 Every model is ``fit(X, y, seed, quick) -> predict``, and ``predict(X, y)`` gives the log-density of y, the
 probability of at most y and the mean, one entry for each row.
 """
 
 import functools
+from importlib.util import find_spec
 
 import numpy as np
+import torch
+from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import BayesianRidge
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from .. import ConditionalInterpolantFlow
 
 ROWS_OF_KERNEL, ROWS_OF_PROCESS = 1000, 4000
+ROUNDS, PATIENCE = 2000, 50  # of NGBoost
+SAMPLES = 100  # of treeffuser, for every row: what its predict_distribution takes
 _TAIL = (0.005, 0.01, 0.025)
 LEVELS = np.array([*_TAIL, *np.linspace(0.05, 0.95, 19), *(1.0 - level for level in reversed(_TAIL))])
 
@@ -106,4 +112,67 @@ def from_quantiles(levels, quantiles, y, narrowest):
     return log_density, probability, mean
 
 
-MODELS = {"linear": linear, "gp": gp, "boosted": boosted, "ours": ours}
+def ngboost(X, y, seed, quick=False):
+    """NGBoost: a normal law whose two parameters are boosted; rounds chosen on a tenth of the rows."""
+    from ngboost import NGBRegressor
+
+    X, X_held, y, y_held = train_test_split(X, y, test_size=0.1, random_state=seed)
+    rounds = 20 if quick else ROUNDS
+    model = NGBRegressor(n_estimators=rounds, random_state=seed, verbose=False)
+    model.fit(X, y, X_held, y_held, early_stopping_rounds=PATIENCE)
+
+    def predict(X, y):
+        law = model.pred_dist(X, max_iter=model.best_val_loss_itr + 1).dist  # a scipy.stats.norm
+        return law.logpdf(y), law.cdf(y), law.mean()
+
+    return predict
+
+
+def treeffuser(X, y, seed, quick=False):
+    """Treeffuser: diffusion whose score is boosted trees, default settings; a kernel density of samples."""
+    from treeffuser import Treeffuser
+
+    budget = {"n_estimators": 20, "n_repeats": 2} if quick else {}
+    threads = torch.get_num_threads()  # as many as the other models, not all of the machine
+    model = Treeffuser(seed=seed, n_jobs=threads, verbose=-1, **budget).fit(X, y)
+
+    def predict(X, y):
+        samples = model.sample(X, n_samples=SAMPLES, n_steps=5 if quick else 50, seed=seed)  # (k, n)
+        return from_samples(samples.T, y, 1e-3 * spread)
+
+    spread = y.std()
+    return predict
+
+
+def from_samples(samples, y, narrowest):
+    """Log-density, distribution function and mean of a Gaussian kernel estimate, bandwidth by Scott's rule.
+
+    Parameters
+    ----------
+    samples : ndarray of shape (n, k)
+        Of the law of each row.
+    y : ndarray of shape (n,)
+    narrowest : float
+        Least bandwidth, so that no density is infinite.
+    """
+    k = samples.shape[1]
+    width = np.maximum(samples.std(axis=1, ddof=1) * k**-0.2, narrowest)[:, None]
+    kernel = norm(samples, width)
+    log_density = logsumexp(kernel.logpdf(y[:, None]), axis=1) - np.log(k)
+    return log_density, kernel.cdf(y[:, None]).mean(axis=1), samples.mean(axis=1)
+
+
+MODELS = {
+    "linear": linear,
+    "gp": gp,
+    "boosted": boosted,
+    "ngboost": ngboost,
+    "treeffuser": treeffuser,
+    "ours": ours,
+}
+_PEERS = ("ngboost", "treeffuser")  # packages of these names, which the extra bench is for
+
+
+def installed(model):
+    """Whether the package that a model needs is there."""
+    return model not in _PEERS or find_spec(model) is not None
