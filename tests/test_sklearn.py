@@ -34,23 +34,26 @@ from siflow_sk.preprocessing import PREPROCESSORS, Preprocessor, Whiten
 from siflow_sk.solvers import SOLVERS, Grid, RungeKutta, TorchDiffEq
 from siflow_sk.velocities import MLP, VELOCITIES, ResidualMLP, Velocity
 
+# The checks look at the contract, not at the fit: networks are small, and "deep" takes a few fixed steps, for
+# there each of the evaluations with which the default solver chooses its grid costs d passes forward.
+SMALL = {"max_iter": 5, "polish": 2, "velocity": MLP(width=16)}
 CONFIGURATIONS = {
-    "default": {"max_iter": 5, "polish": 2},
-    "float32": {"max_iter": 5, "polish": 2, "inference_dtype": "float32"},
+    "default": SMALL,
+    "float32": {**SMALL, "inference_dtype": "float32"},
     "deep": {
         "max_iter": 5,
         "polish": 2,
         "velocity": ResidualMLP(width=16, depth=1),
         "preprocessor": "none",
+        "solver": RungeKutta(n_steps=3),
     },
 }
 # An estimator around another one, or around the same fields, needs a single configuration: what is inside has
 # its own checks.
-AROUND = {"max_iter": 5, "polish": 2, "velocity": MLP(width=16)}
 INSTANCES = [
     configured(cls, **params)
     for cls in all_estimators()
-    for params in ([AROUND] if is_around(cls) or cls is InterpolantTransport else CONFIGURATIONS.values())
+    for params in ([SMALL] if is_around(cls) or cls is InterpolantTransport else CONFIGURATIONS.values())
 ]
 
 # What parametrize_with_checks runs for scikit-learn's own estimators only.  These look at names, containers
@@ -121,8 +124,7 @@ def test_estimator_checks(estimator, check):
     ],
 )
 def test_checks_by_hand(cls, check):
-    params = AROUND if is_around(cls) or cls is InterpolantTransport else CONFIGURATIONS["default"]
-    getattr(sklearn_checks, check)(cls.__name__, configured(cls, **params))
+    getattr(sklearn_checks, check)(cls.__name__, configured(cls, **SMALL))
 
 
 def test_no_check_skips_for_want_of_the_array_api():

@@ -439,6 +439,28 @@ def test_calibration_where_small_errors_of_the_state_are_large_errors_of_the_out
     assert torch.quantile(true, 0.99) <= 1e-4
 
 
+@pytest.mark.parametrize(("frequency", "solutions"), [(7.0, 0), (10.0, 1)])
+def test_an_adaptive_solution_is_made_only_where_equal_steps_are_too_coarse(
+    frequency, solutions, monkeypatch
+):
+    """With or without it the factor of the estimate is what the closed form of the field gives."""
+    made, integrate = [], DormandPrince.integrate
+    monkeypatch.setattr(
+        DormandPrince, "integrate", lambda self, *call: made.append(self) or integrate(self, *call)
+    )
+
+    def wave(t, state):
+        return (torch.cos(frequency * t) * state[0],)
+
+    x = torch.linspace(0.5, 1.5, 50, dtype=torch.float64)[:, None]
+    solver = Grid().calibrate(wave, (x,), 1.0, 0.0, lambda s: 100.0 * s[0][:, 0])
+    assert len(made) == solutions
+    exact = x * math.exp(-math.sin(frequency) / frequency)
+    final, estimate = solver.integrate_with_error(wave, (x,), 1.0, 0.0)
+    true = 100.0 * (final[0] - exact).abs()[:, 0]
+    torch.testing.assert_close(estimate, 2.0 * true, rtol=0.05, atol=0)  # proportional to x, as the errors
+
+
 def test_sizes_that_are_tried_grow_by_no_more_than_half():
     sizes = Grid._candidates
     assert sizes[0] == 1
