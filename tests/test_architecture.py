@@ -13,11 +13,11 @@ ROOT = Path(siflow_sk.__file__).parent
 
 # A room imports only from rooms on strictly lower floors; a package is one room with its own inside.
 FLOORS = {
-    "__init__": 6,
+    "__init__": 7,
+    "imputer": 6,
     "outlier": 5,
     "classifier": 5,
     "mixed": 5,
-    "imputer": 5,
     "search": 5,
     "conditional": 5,
     "transport": 5,

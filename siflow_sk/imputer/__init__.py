@@ -13,8 +13,11 @@ from .. import _tensors
 from .._compat import HasMethods, Interval, _check_sample_weight, _fit_context
 from ..exceptions import DataWarning
 from ..flow import InterpolantFlow
+from ..mixed import MixedDensity
+from ..mixed._kinds import check_frame, find_kinds
 from ..persistence import SaveMixin
 from ._proposal import Proposal
+from ._tables import Mixed, Numbers, categories
 
 __all__ = ["InterpolantImputer"]
 
@@ -41,11 +44,22 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
 
     All densities are in nats and in the units of X.
 
+    Categories, truth values, whole numbers take part where ``estimator`` is a
+    :class:`~siflow_sk.MixedDensity`: a value c is a cell of its density q of spread rows, and what is
+    observed of it is the cell,
+
+    .. math:: p(x_o, c_o) = \int_{\mathrm{cell}(c_o)} \int q(x_o, v_o, x_m, v_m)\,dx_m\,dv_m\,dv_o ,
+
+    with the integral over missing :math:`v_m` taken over the cells of all levels that ``fit`` saw.  Each
+    candidate is a place in the observed cells and numbers for what is missing, in cells of their own.
+
     Parameters
     ----------
     estimator : density estimator, default=None
-        Anything with ``fit`` and ``score_samples``; clones are fitted.  ``None``:
-        ``InterpolantFlow(random_state=random_state)``.
+        Anything with ``fit`` and ``score_samples``; clones are fitted.  A :class:`~siflow_sk.MixedDensity`
+        says by its ``kinds`` how columns are taken.  ``None``:
+        ``InterpolantFlow(random_state=random_state)``, for a DataFrame with text, truth values or categories
+        ``MixedDensity(random_state=random_state)``.
     n_rounds : int, default=2
         Fits of the density.  One is enough, and done, where nothing is missing.
     n_points : int, default=32
@@ -73,7 +87,8 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
     on the value itself [1]_.  Nothing in the data can tell.
 
     ``transform`` gives the mean of each missing value given the rest of its row, the guess with the smallest
-    squared error.  A table of means has too little spread and too much correlation: for anything but a guess
+    squared error; of a whole number that mean rounded, of a category the most probable level, of an angle the
+    mean direction.  A table of means has too little spread and too much correlation: for anything but a guess
     of single values take several tables from :meth:`impute`.
 
     The more values of a row are missing, and the less the candidates look like the density, the fewer
@@ -139,8 +154,8 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         Raises
         ------
         ValueError
-            A column without any value, all columns constant, infinity, fewer than two rows with a value,
-            columns of categories, truth values or text.
+            A column without any value, all columns constant, infinity, fewer than two rows with a value;
+            columns of categories, truth values or text where ``estimator`` takes numbers.
         TypeError
             Weights were given and ``estimator`` takes none; sparse or structured input, dates.
         """
@@ -155,47 +170,73 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
 
     def _fit(self, X, sample_weight):
         seed = _tensors.draw_seed(self.random_state)
-        _refuse_categories(X)
-        X = _tensors.check_table(self, X, reset=True, min_samples=2, missing=True).astype(np.float64)
-        estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
+        estimator = self._density(X, seed)
+        mixed = isinstance(estimator, MixedDensity)
+        if mixed:
+            X = check_frame(self, X, reset=True, missing=True)
+        else:
+            X = _tensors.check_table(self, X, reset=True, min_samples=2, missing=True).astype(np.float64)
         weights, weight = {}, np.ones(len(X))
         if sample_weight is not None:
             weight = _tensors.weights_for(estimator, sample_weight, len(X))
             X, weight = X[weight > 0], weight[weight > 0]
         names = _tensors.column_names(self, X.shape[1])
-        missing = np.isnan(X)
+        missing = np.asarray(pd.isna(X))
         if missing.all(axis=0).any():
             bad = [name for name, none in zip(names, missing.all(axis=0), strict=True) if none]
             raise ValueError(f"X: {', '.join(bad)} without any value; drop what has none.")
         X, weight = X[~missing.all(axis=1)], weight[~missing.all(axis=1)]
         if len(X) < 2:
             raise ValueError(f"X: {len(X)} row(s) with a value, while a minimum of 2 is required.")
-        missing = np.isnan(X)
-        first = X[missing.argmin(axis=0), np.arange(X.shape[1])]
-        filled = np.where(missing, first, X)
-        self._active, self._constant = _tensors.split_constant(filled, names)
-        self._spread = np.ptp(filled[:, ~self._active], axis=0)
-        X, missing = X[:, self._active], missing[:, self._active]
+        if mixed:
+            kinds, guesses = find_kinds(X, estimator.kinds)
+            for guess in guesses:
+                warnings.warn(f"{guess} with kinds={{column: kind}}.", DataWarning, stacklevel=4)
+            estimator = clone(estimator).set_params(kinds=kinds)  # that later rounds cannot change
+            self._table = Mixed(X, kinds)
+        else:
+            self._table = Numbers(X, names)
+        values, _, _ = self._table.encode(X)
+        missing, rng = np.isnan(values), np.random.default_rng(seed)
+        spread = values
+        if self._table.width.any():
+            spread = values + (rng.random(values.shape) - 0.5) * self._table.width
 
         if sample_weight is not None:
             weights["sample_weight"] = weight
-        rng = np.random.default_rng(seed)
-        self._proposal = Proposal(X, weight)
-        u = self._start(self._proposal.forward(X)[0], missing, weight, rng)
+        self._proposal = Proposal(spread, weight)
+        u = self._start(self._proposal.forward(spread)[0], missing, weight, rng)
         gaps = missing.any(axis=1)
         rounds = self.n_rounds if gaps.any() else 1
         for round_ in range(rounds):
             # u of values that were seen are theirs, so that these come back to the bit
-            filled = np.where(missing, self._proposal.inverse(u), X)
-            self.estimator_ = clone(estimator).fit(filled, None, **weights)
+            filled = np.where(missing, self._proposal.inverse(u), spread)
+            self.estimator_ = clone(estimator).fit(self._table.to_fit(X, filled), None, **weights)
             self._proposal.fit(u, weight, seed)
             if round_ + 1 < rounds:
-                filled[gaps] = self._draws(X[gaps], 1, rng)[:, 0]
+                filled[gaps] = self._draws(values[gaps], 1, rng)[:, 0]
                 u = self._proposal.forward(filled)[0]
-        sobol = torch.quasirandom.SobolEngine(X.shape[1] + 1, scramble=True, seed=seed)
+        sobol = torch.quasirandom.SobolEngine(values.shape[1] + 1, scramble=True, seed=seed)
         points = sobol.draw(self.n_points, dtype=torch.float64).clamp(1e-9, 1.0 - 1e-9)
         self._choice = _tensors.to_array(points[:, 0])[None]
         self._noise = _tensors.to_array(torch.special.ndtri(points[:, 1:]))[None]
+
+    def _density(self, X, seed):
+        """The estimator to fit, a MixedDensity where there are categories."""
+        bad = categories(X)
+        if self.estimator is None:
+            return MixedDensity(random_state=seed) if bad else InterpolantFlow(random_state=seed)
+        if isinstance(self.estimator, MixedDensity):
+            self.estimator._validate_params()
+        elif bad:
+            name = type(self.estimator).__name__
+            raise ValueError(
+                f"Column(s) {bad} hold text, truth values or categories, and {name} takes numbers only; put "
+                f"it into a MixedDensity, InterpolantImputer(MixedDensity({name}(...))), or leave them out, "
+                "for example by ColumnTransformer([('numbers', InterpolantImputer(), columns)], "
+                "remainder='passthrough')."
+            )
+        return self.estimator
 
     def _start(self, u, missing, weight, rng):
         """Fill by values of other rows, then by draws from a Gaussian whose moments follow the draws."""
@@ -227,22 +268,25 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         Returns
         -------
         X_filled : ndarray of shape (n_samples, n_features), or DataFrame after ``set_output``
-            What was there is left to the bit.
+            What was there is left to the bit.  With a ``MixedDensity`` inside, a DataFrame for a DataFrame,
+            with its index, its dtypes and its levels.
+
+        Raises
+        ------
+        ValueError
+            A row with gaps holds what has probability zero, such as a level that ``fit`` did not see.
         """
-        X = self._check(X)
-        filled = np.where(np.isnan(X), self._constant, X)
-        gaps = np.isnan(filled).any(axis=1)
+        table = self._check(X)
+        values, gaps = self._numbers(table)
         if gaps.any():
             means, sizes = [], []
-            for rows, log_weight in self._weighed(X[gaps][:, self._active]):
+            for rows, log_weight in self._weighed(values[gaps]):
                 share = _shares(log_weight)
-                means.append(np.einsum("nk,nkd->nd", share, rows))
+                means.append(self._table.centre(rows, share))
                 sizes.append(1.0 / (share**2).sum(axis=1))
             self._report_few(np.concatenate(sizes))
-            made = np.tile(self._constant, (int(gaps.sum()), 1))
-            made[:, self._active] = np.concatenate(means)
-            filled[gaps] = np.where(np.isnan(filled[gaps]), made, filled[gaps])
-        return filled.astype(X.dtype, copy=False)
+            values[gaps] = np.concatenate(means)
+        return _as_came(self._table.fill(table, values), X)
 
     def impute(self, X, n_draws=1, random_state=None):
         """Complete tables: every missing value drawn given the rest of its row.
@@ -258,18 +302,23 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         Returns
         -------
         X_filled : ndarray of shape (n_samples, n_draws, n_features)
-            ``X_filled[:, i]`` is a table; what was there is left to the bit.
+            ``X_filled[:, i]`` is a table; what was there is left to the bit.  With a ``MixedDensity`` inside
+            and a DataFrame for X, a list of ``n_draws`` DataFrames like X.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`transform`.
         """
-        X = self._check(X)
-        n_draws = len(_tensors.check_n_samples(n_draws, X.size, "n_draws"))
+        table = self._check(X)
+        n_draws = len(_tensors.check_n_samples(n_draws, table.size, "n_draws"))
         rng = np.random.default_rng(_tensors.draw_seed(random_state))
-        filled = np.repeat(np.where(np.isnan(X), self._constant, X)[:, None], n_draws, axis=1)
-        gaps = np.isnan(filled[:, 0]).any(axis=1)
+        values, gaps = self._numbers(table)
+        drawn = np.repeat(values[:, None], n_draws, axis=1)
         if gaps.any():
-            made = np.tile(self._constant, (int(gaps.sum()), n_draws, 1))
-            made[:, :, self._active] = self._draws(X[gaps][:, self._active], n_draws, rng)
-            filled[gaps] = np.where(np.isnan(filled[gaps]), made, filled[gaps])
-        return filled.astype(X.dtype, copy=False)
+            drawn[gaps] = self._draws(values[gaps], n_draws, rng)
+        tables = [_as_came(self._table.fill(table, drawn[:, i]), X) for i in range(n_draws)]
+        return tables if isinstance(tables[0], pd.DataFrame) else np.stack(tables, axis=1)
 
     def score_samples(self, X, return_error=False):
         """Log-density of what is there in every row.
@@ -286,25 +335,26 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         log_density : ndarray of shape (n_samples,)
             In the units of the observed columns of the row, so rows that lack different values do not
             compare; 0 for a row without any value, ``-inf`` where a constant column has another value.
-            The estimate of the density is unbiased, its logarithm a little too small.
+            The estimate of the density is unbiased, its logarithm a little too small.  With a
+            ``MixedDensity`` inside, a density in the observed real columns and a probability in the others,
+            complete rows as that estimator scores them.
         error : ndarray of shape (n_samples,)
-            Only if ``return_error``; 0 in complete rows.
+            Only if ``return_error``; 0 in complete rows of numbers.
         """
         X = self._check(X)
-        other = _tensors.off_constant(X, self._active, self._constant, self._spread)
-        rows = X[:, self._active].astype(np.float64)
+        rows, log_det, possible = self._table.encode(X)
         missing = np.isnan(rows)
         values, errors = np.zeros(len(rows)), np.zeros(len(rows))
         whole, part = ~missing.any(axis=1), missing.any(axis=1) & ~missing.all(axis=1)
         if whole.any():
-            values[whole] = self.estimator_.score_samples(rows[whole])
+            values[whole], errors[whole] = self._table.whole(self.estimator_, X[whole])
         if part.any():
             log_weight = np.concatenate([w for _, w in self._weighed(rows[part])])
             k = log_weight.shape[1]
-            values[part] = np.logaddexp.reduce(log_weight, axis=1) - np.log(k)
+            values[part] = np.logaddexp.reduce(log_weight, axis=1) - np.log(k) + log_det[part]
             size = 1.0 / (_shares(log_weight) ** 2).sum(axis=1)
             errors[part] = np.sqrt(np.maximum(k / size - 1.0, 0.0) / (k - 1))
-        values[other] = -np.inf
+        values[~possible] = -np.inf
         return (values, errors) if return_error else values
 
     def score(self, X, y=None, sample_weight=None):
@@ -330,16 +380,24 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
 
     def _check(self, X):
         check_is_fitted(self)
-        _refuse_categories(X)
-        return _tensors.check_table(self, X, reset=False, missing=True)
+        return self._table.check(self, X)
+
+    def _numbers(self, table):
+        """Numbers of a table, and which rows lack some."""
+        values, _, possible = self._table.encode(table)
+        gaps = np.isnan(values).any(axis=1)
+        self._table.refuse(table, gaps & ~possible)
+        return values, gaps
 
     def _weighed(self, X, rng=None, n_points=None):
-        """Blocks of candidates ``(n, k, d)`` and their log-weights ``(n, k)``, of active columns.
+        """Blocks of candidates ``(n, k, d)`` and their log-weights ``(n, k)``, for numbers ``(n, d)``.
 
+        Where a cell is seen, each candidate has a point of it; the candidates for the rest follow its middle.
         The points are the fitted ones, or fresh for every row where there is a generator.
         """
-        X = X.astype(np.float64)
         u, n_points = self._proposal.forward(X)[0], n_points or self._choice.shape[1]
+        width = self._table.width
+        log_cell = np.log(np.where(width > 0, width, 1.0))  # a cell that is seen has a probability
         for block in self._proposal.blocks(len(X), n_points):
             choice, noise = (
                 (self._choice, self._noise)
@@ -353,16 +411,22 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
             made = made.reshape(-1, X.shape[1])
             rows = self._proposal.inverse(made).reshape(*log_h.shape, -1)
             missing = np.isnan(X[block])[:, None]
-            rows = np.where(missing, rows, X[block][:, None])
+            rows = np.where(missing, rows, X[block][:, None] + self._in_cell(noise))
             flat = rows.reshape(-1, X.shape[1])
             slope = self._proposal.forward(flat)[1].reshape(rows.shape)
-            log_q = [
-                self.estimator_.score_samples(flat[start : start + _AT_ONCE])
-                for start in range(0, len(flat), _AT_ONCE)
-            ]
+            log_q = self._table.log_density(self.estimator_)
+            log_q = [log_q(flat[start : start + _AT_ONCE]) for start in range(0, len(flat), _AT_ONCE)]
             log_q = np.concatenate(log_q).reshape(log_h.shape)
-            log_weight = log_q - np.where(missing, slope, 0.0).sum(axis=2) - log_h
-            yield rows, np.where(np.isnan(log_weight), -np.inf, log_weight)
+            log_weight = log_q - log_h + np.where(missing, -slope, log_cell).sum(axis=2)
+            nowhere = (missing & ~self._table.inside(rows)).any(axis=2)
+            yield rows, np.where(nowhere | np.isnan(log_weight), -np.inf, log_weight)
+
+    def _in_cell(self, noise):
+        """Places in the cells, from standard normal numbers."""
+        width = self._table.width
+        if not width.any():
+            return np.zeros(len(width))
+        return (_tensors.to_array(torch.special.ndtr(_tensors.to_tensor(noise))) - 0.5) * width
 
     def _draws(self, X, n_draws, rng):
         """``(n, n_draws, d)``, of active columns."""
@@ -392,26 +456,9 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         return tags
 
 
-def _refuse_categories(X):
-    """Numbers alone have values in between; codes of categories would be read as numbers without a word."""
-    if not (hasattr(X, "columns") and hasattr(X, "iloc")):
-        return
-    kinds = pd.CategoricalDtype | pd.BooleanDtype | np.dtypes.BoolDType
-    bad = [
-        str(name)
-        for j, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True))
-        if isinstance(dtype, kinds) or (dtype.kind == "O" and X.iloc[:, j].map(_no_number).any())
-    ]
-    if bad:
-        raise ValueError(
-            f"Column(s) {bad} hold text, truth values or categories, and InterpolantImputer fills numbers "
-            "only; leave them out, for example by ColumnTransformer([('numbers', InterpolantImputer(), "
-            "columns)], remainder='passthrough')."
-        )
-
-
-def _no_number(value):
-    return isinstance(value, str | bool | np.bool_)
+def _as_came(filled, X):
+    """A frame that was made of an array, as an array."""
+    return filled.to_numpy() if hasattr(filled, "columns") and not hasattr(X, "columns") else filled
 
 
 def _resampled(share, n_draws, rng):

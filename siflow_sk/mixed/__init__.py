@@ -1,6 +1,5 @@
 """Tables with bounds, angles, whole numbers, categories: densities here, probabilities there, in one."""
 
-import numbers
 import warnings
 from numbers import Integral
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, DensityMixin, clone
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .. import _tensors
 from .._compat import HasMethods, Interval, StrOptions, _check_sample_weight, _fit_context
@@ -16,11 +15,11 @@ from ..bases import SklearnDensity
 from ..exceptions import DataWarning
 from ..flow import InterpolantFlow
 from ..persistence import SaveMixin
-from ._columns import Column, are_ends, detect, guess_ends, has_period, says_periodic
+from ._columns import Column
+from ._kinds import check_frame, find_kinds
 
 __all__ = ["MixedDensity"]
 
-_KINDS = ("real", "positive", "interval", "integer", "categorical", "constant")
 _MAX_ROUNDS = 100  # of drawing again what falls beyond the first or last level
 
 
@@ -160,14 +159,14 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
 
     def _fit(self, X, sample_weight):
         seed = _tensors.draw_seed(self.random_state)
-        frame = self._table(X, reset=True)
+        frame = check_frame(self, X, reset=True)
         estimator = InterpolantFlow(random_state=seed) if self.estimator is None else self.estimator
         weights = {}
         if sample_weight is not None:
             weight = _tensors.weights_for(estimator, sample_weight, len(frame))
             frame, weights["sample_weight"] = frame[weight > 0], weight[weight > 0]
         self._was_frame = isinstance(X, pd.DataFrame)
-        kinds, guesses = self._find_kinds(frame)
+        kinds, guesses = find_kinds(frame, self.kinds)
         for guess in guesses:
             warnings.warn(f"{guess} with kinds={{column: kind}}.", DataWarning, stacklevel=4)
         self.kinds_ = kinds
@@ -188,69 +187,6 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
             sobol = torch.quasirandom.SobolEngine(int(lattice.sum()), scramble=True, seed=seed)
             points = sobol.draw(self.n_draws, dtype=torch.float64)
             self._points[:, lattice] = (_tensors.to_array(points) - 0.5) * self._width[lattice]
-
-    def _table(self, X, reset):
-        """The input as a frame, with the names and the number of columns checked."""
-        if isinstance(X, pd.DataFrame):
-            if not X.columns.is_unique:
-                raise ValueError(f"X has two columns of the same name among {list(X.columns)}; rename one.")
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            _tensors.refuse_dates(X)
-            for j in range(X.shape[1]):
-                if X.iloc[:, j].isna().any():
-                    raise ValueError(
-                        f"Input X contains NaN: column {X.columns[j]!r} has missing values; fill them "
-                        "(InterpolantImputer does, for numbers) or drop the rows."
-                    )
-            if reset and len(X) < 2:
-                raise ValueError(f"Found array with {len(X)} sample(s) while a minimum of 2 is required.")
-            return X
-        X = _tensors.check_table(self, X, reset=reset, min_samples=2 if reset else 1)
-        return pd.DataFrame(X)
-
-    def _find_kinds(self, frame):
-        names = list(frame.columns)
-        given = {} if isinstance(self.kinds, str) else dict(self.kinds)
-        unknown = [name for name in given if name not in names]
-        if unknown:
-            raise ValueError(f"kinds: there is no column {unknown}; the columns are {names}.")
-        kinds, whole, guesses = {}, [], []
-        for j, name in enumerate(names):
-            column = frame.iloc[:, j]
-            kind = given.get(name)
-            if kind is None:
-                kind, guess = detect(column)
-                if guess:
-                    whole.append(name)
-                if kind == "categorical" and column.nunique() > max(2, 0.5 * len(column)):
-                    raise ValueError(
-                        f"column {name!r} has {column.nunique()} levels in {len(column)} rows, like a "
-                        "name or a key; drop it, turn it into numbers, or insist with "
-                        "kinds={...: 'categorical'}."
-                    )
-            step = isinstance(kind, numbers.Real) and not isinstance(kind, bool) and 0 < kind < np.inf
-            if says_periodic(kind) and not has_period(kind):
-                raise ValueError(
-                    f"kinds[{name!r}] is {kind!r}; the period must be said, a finite number > 0 in the units "
-                    "of the column, such as ('periodic', 360.0)."
-                )
-            if not step and not are_ends(kind) and not says_periodic(kind) and kind not in _KINDS:
-                raise ValueError(
-                    f"kinds[{name!r}] is {kind!r}; one of {list(_KINDS)}, two ends (low, high), "
-                    "('periodic', period) or the step of a lattice is needed."
-                )
-            if kind == "interval":
-                kind = guess_ends(column, name)
-                guesses.append(
-                    f"the ends of column {name!r} are guessed, {kind[0]:g} and {kind[1]:g}; say them"
-                )
-            kinds[name] = kind
-        if whole:
-            guesses.append(
-                f"column(s) {whole} hold whole numbers that repeat and are taken for integer; say so, or say "
-                "'real',"
-            )
-        return kinds, guesses
 
     def _encode(self, frame):
         """Numbers for every column that is not constant, log-derivative of each row, which are possible."""
@@ -285,7 +221,7 @@ class MixedDensity(SaveMixin, DensityMixin, BaseEstimator):
             Only if ``return_error``.
         """
         check_is_fitted(self)
-        values, log_det, possible = self._encode(self._table(X, reset=False))
+        values, log_det, possible = self._encode(check_frame(self, X, reset=False))
         result, error = np.full(len(values), -np.inf), np.zeros(len(values))
         if possible.any():
             found = np.stack([self.estimator_.score_samples(values[possible] + u) for u in self._points])

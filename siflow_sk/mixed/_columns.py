@@ -112,6 +112,8 @@ class Column:
             )
             return np.maximum(code, 0).astype(np.float64), 0.0, code >= 0
         value = _numbers(column, self.name)
+        if self.kind == "periodic":
+            value = _tensors.within_turns(value[:, None], {0: self.turn})[:, 0]
         if self.kind in ("real", "periodic"):
             return value, 0.0, np.ones(len(value), dtype=bool)
         if self.ends:
@@ -136,7 +138,8 @@ class Column:
             return pd.Series(self.levels * value, dtype=dtype)
         if self.kind == "categorical":
             levels = pd.Index(self.levels, dtype=object)
-            return pd.Series(levels.take(np.rint(value).astype(int)).to_numpy()).astype(dtype)
+            code = np.clip(np.rint(value).astype(int), 0, len(levels) - 1)
+            return pd.Series(levels.take(code).to_numpy()).astype(dtype)
         if self.kind == "integer":
             value = np.rint(value / self.width) * self.width
             if self.dtype.lower().startswith("uint"):
@@ -154,6 +157,27 @@ class Column:
             # rounding must not take a row to an end, where its density would be zero
             value = np.clip(value, np.nextafter(low, high), np.nextafter(high, low))
         return pd.Series(value).astype(dtype)
+
+    def centre(self, value, share):
+        """One number for each row of numbers ``(n, k)`` with shares that sum to 1.
+
+        The level that has most of them, the mean direction of an angle, else the mean in the column's units.
+        """
+        if self.kind == "categorical":
+            code = np.rint(value)
+            of_level = [np.where(code == level, share, 0.0).sum(axis=1) for level in range(len(self.levels))]
+            return np.argmax(of_level, axis=0).astype(np.float64)
+        if self.kind == "periodic":
+            start, period = self.turn
+            angle = np.angle((share * np.exp(2j * np.pi * value / period)).sum(axis=1))
+            return start + np.mod(angle * period / (2 * np.pi) - start, period)
+        if self.kind == "integer":
+            value = np.rint(value / self.width) * self.width
+        if self.ends:
+            with np.errstate(over="ignore"):
+                mean = (share * _from_line(value, *self.ends)).sum(axis=1)
+            return _to_line(mean, *self.ends)[0]
+        return (share * value).sum(axis=1)
 
 
 def _to_line(x, low, high):
