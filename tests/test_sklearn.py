@@ -34,12 +34,13 @@ from siflow_sk.preprocessing import PREPROCESSORS, Preprocessor, Whiten
 from siflow_sk.solvers import SOLVERS, Grid, RungeKutta, TorchDiffEq
 from siflow_sk.velocities import MLP, VELOCITIES, ResidualMLP, Velocity
 
-# The checks look at the contract, not at the fit: networks are small, and "deep" takes a few fixed steps, for
-# there each of the evaluations with which the default solver chooses its grid costs d passes forward.
+# The checks look at the contract, not at the fit: networks are small, tolerances loose, and "deep" takes few
+# fixed steps, for there each evaluation with which a grid is chosen costs d passes forward.
 SMALL = {"max_iter": 5, "polish": 2, "velocity": MLP(width=16)}
+LOOSE = {**SMALL, "solver": Grid(tol=1e-2)}
 CONFIGURATIONS = {
     "default": SMALL,
-    "float32": {**SMALL, "inference_dtype": "float32"},
+    "float32": {**LOOSE, "inference_dtype": "float32"},
     "deep": {
         "max_iter": 5,
         "polish": 2,
@@ -53,7 +54,7 @@ CONFIGURATIONS = {
 INSTANCES = [
     configured(cls, **params)
     for cls in all_estimators()
-    for params in ([SMALL] if is_around(cls) or cls is InterpolantTransport else CONFIGURATIONS.values())
+    for params in ([LOOSE] if is_around(cls) or cls is InterpolantTransport else CONFIGURATIONS.values())
 ]
 
 # What parametrize_with_checks runs for scikit-learn's own estimators only.  These look at names, containers
@@ -124,7 +125,7 @@ def test_estimator_checks(estimator, check):
     ],
 )
 def test_checks_by_hand(cls, check):
-    getattr(sklearn_checks, check)(cls.__name__, configured(cls, **SMALL))
+    getattr(sklearn_checks, check)(cls.__name__, configured(cls, **LOOSE))
 
 
 def test_no_check_skips_for_want_of_the_array_api():
