@@ -443,6 +443,13 @@ def test_parameters_that_cannot_be_used(parameters, rows):
         InterpolantImputer(**parameters).fit(rows)
 
 
+def test_angles_need_kinds(rows):
+    """Beyond one turn a periodic density goes on for ever: its integral over the line is no marginal."""
+    message = r"periodic=\{1: 360.0\}.*\(MixedDensity\(InterpolantFlow\("
+    with pytest.raises(ValueError, match=message):
+        InterpolantImputer(InterpolantFlow(periodic={1: 360.0})).fit(rows)
+
+
 def test_candidates_without_weight_are_reported(rows):
     class Narrow(Normal):
         def score_samples(self, X):

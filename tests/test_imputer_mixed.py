@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 import siflow_sk.mixed
 from siflow_sk import InterpolantFlow, InterpolantImputer, MixedDensity, load
 from siflow_sk.exceptions import DataWarning
+from siflow_sk.mixed._columns import Column
 from siflow_sk.velocities import MLP
 
 SHARES, MEANS = np.array([0.2, 0.5, 0.3]), np.array([-1.0, 0.5, 3.0])  # of three levels; x is N(mean, 1)
@@ -140,6 +141,11 @@ def test_the_most_probable_level_and_the_mean(case):
         clear = np.sort(joint, axis=1)[:, -1] > 0.6
         assert clear.sum() > 10
         np.testing.assert_array_equal(found[clear], joint.argmax(axis=1)[clear])
+
+
+def test_the_mean_of_whole_numbers_is_that_of_their_cells():
+    column = Column(pd.Series([0, 1, 2]), "count", "integer")
+    np.testing.assert_allclose(column.centre(np.array([[0.4, 1.4]]), np.array([[0.6, 0.4]])), [0.4])
 
 
 # -- what fit learns ----------------------------------------------------------------------------------------

@@ -155,7 +155,8 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         ------
         ValueError
             A column without any value, all columns constant, infinity, fewer than two rows with a value;
-            columns of categories, truth values or text where ``estimator`` takes numbers.
+            columns of categories, truth values or text where ``estimator`` takes numbers; an ``estimator``
+            with ``periodic`` columns that is in no ``MixedDensity``.
         TypeError
             Weights were given and ``estimator`` takes none; sparse or structured input, dates.
         """
@@ -235,6 +236,12 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
                 f"it into a MixedDensity, InterpolantImputer(MixedDensity({name}(...))), or leave them out, "
                 "for example by ColumnTransformer([('numbers', InterpolantImputer(), columns)], "
                 "remainder='passthrough')."
+            )
+        elif getattr(self.estimator, "periodic", None):
+            raise ValueError(
+                f"estimator has periodic={self.estimator.periodic!r}, and a missing angle must stay within "
+                "one turn; say so by kinds, InterpolantImputer(MixedDensity(InterpolantFlow(...), "
+                "kinds={column: ('periodic', period)}))."
             )
         return self.estimator
 
