@@ -120,6 +120,7 @@ plt.show()
 
 # %%
 # With so few ordinary rows, nearly normal within a class, the flow is level with a single normal density, and
-# the isolation forest is better in the mean: the middle class of the irises lies between the two others, and
-# there a smooth density is high. A flow is worth its time where the ordinary rows have a shape that a normal
-# density lacks; compare the two before deciding.
+# the isolation forest is better in the mean. That is the middle class of the irises: it lies between the two
+# others, and 25 rows of each are too few for the flow to tell that these are two groups; a mixture of two
+# normal densities can (see the user guide). A flow is worth its time where there are rows enough for a shape
+# that simple densities lack; compare before deciding.
