@@ -7,6 +7,7 @@ os.environ["SCIPY_ARRAY_API"] = "1"
 # pictures are drawn without a screen
 os.environ["MPLBACKEND"] = "Agg"
 
+import gc
 import random
 
 import numpy as np
@@ -21,6 +22,12 @@ from siflow_sk.velocities import MLP
 def pytest_configure(config):
     """torch's own forward mode still calls torch.jit.script, once per process."""
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+def pytest_collection_finish():
+    """What is loaded and collected by now stays: the garbage collector need not walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def global_state():
