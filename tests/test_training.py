@@ -276,6 +276,45 @@ def test_the_weights_with_the_best_validation_are_restored(generator):
     assert trainer.best_iteration == trainer.history.checks[int(np.argmax(scores))]["iteration"]
 
 
+@pytest.mark.parametrize(
+    ("scores", "steps"),
+    [
+        ([-4.0, -3.1], 40),  # 0.9 in 20 steps; 60 are left, and 3.1 are wanted
+        ([-4.0, -2.9, -1.9, -0.5, -0.1], 100),
+        ([-4.0, -2.0, -1.9, -1.8], 80),
+        ([-1.0, -1.5], 40),
+        ([1.0, 0.5, -0.1], 60),
+        ([-4.0, 0.1, 0.0, 0.0, -0.1], 100),
+        ([-4.0, -math.inf], 40),
+    ],
+    ids=str,
+)
+def test_a_candidate_that_stays_behind_ends_early(scores, steps, generator, monkeypatch):
+    """By the line through its first and its latest distance to the candidate before it, here at 0."""
+    x, even = torch.tensor(BENT.sample(50, seed=1)).float(), torch.full((50,), 0.02, dtype=torch.float64)
+    trainers = []
+    for values in ([0.0] * 5, scores):
+        monkeypatch.setattr(Trainer, "_score", lambda _, values=iter(values): next(values))
+        network = MLP(width=4, time_width=4).build(2, generator)
+        data, base = Data(x, even, 50, x, even), StandardNormal().fit(x, None)
+        trainers.append(Trainer(network, base, Linear(), data, settings(n_quadratic=100), generator))
+        trainers[-1].regress(*trainers[:-1])
+    assert [trainer.iteration for trainer in trainers] == [100, steps]
+    assert trainers[1].best_score == max(scores)
+
+
+def test_of_two_preprocessors_the_hopeless_one_is_not_trained_to_the_end(monkeypatch):
+    """Columns of two far clusters: without kernel marginals nothing is won soon."""
+    trainers, regress = [], Trainer.regress
+    monkeypatch.setattr(Trainer, "regress", lambda *a: trainers.append(a[0]) or regress(*a))
+    rng = np.random.default_rng(0)
+    X = np.sign(rng.normal(size=(400, 2))) + 0.01 * rng.normal(size=(400, 2))
+    flow = quick(max_iter=60, polish=0).fit(X)
+    assert flow.preprocessor_.density_
+    assert trainers[0].iteration == 60
+    assert trainers[1].iteration <= 30
+
+
 def test_training_lowers_the_loss_to_its_floor(generator):
     """A short regression ends nearer to the floor E|d_t x_t|^2 - E|v|^2 than to where it started."""
     flow = quick(max_iter=300, polish=0, preprocessor="none", velocity=MLP(width=64)).fit(

@@ -133,12 +133,14 @@ class Trainer:
         self.standing, self.optimisers, self.moving = Standing(), [], self._moving()
         self.between_steps = _nothing  # called where training could be taken up again
         self.seat = None  # among trainers that do their steps together
+        self.rival = None  # a trainer of another candidate that is done
         self._random = None  # the generator's state at the end of a stage, or where to take it up again
 
     # -- the two stages ---------------------------------------------------------------------------------
 
-    def regress(self):
-        """The first stage: the quadratic loss."""
+    def regress(self, rival=None):
+        """The first stage: the quadratic loss; it ends early where a trainer that is done stays ahead."""
+        self.rival = rival
         if self.standing.stage not in ("start", "quadratic"):  # done before the checkpoint
             return self
         return self._stage(self._quadratic, self.settings.n_quadratic)
@@ -207,6 +209,20 @@ class Trainer:
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_quadratic:
                 self._check("quadratic", progress)
+                if self._is_beaten(step + 1, every):
+                    break
+
+    def _is_beaten(self, done, every):
+        """Whether the rival would stay ahead if its lead went on shrinking as it did, after a quarter.
+
+        Leads shrink ever more slowly, so a straight line is generous to who is behind.
+        """
+        if self.rival is None or done < max(2 * every, 0.25 * self.settings.n_quadratic):
+            return False
+        pairs = zip(self.rival.history.checks, self.history.checks, strict=False)
+        leads = [theirs["score"] - ours["score"] for theirs, ours in pairs if theirs["stage"] == "quadratic"]
+        left = (self.settings.n_quadratic - done) / (done - every)
+        return leads[-1] > max(0.0, (leads[0] - leads[-1]) * left)
 
     def _fitted(self, coupling):
         """A coupling that has something to learn from draws of both ends learns it, as a copy."""

@@ -171,7 +171,8 @@ def fit_parts(
             if checkpoint is not None:
                 _attach(checkpoint, trainers)
             try:
-                trained.append((trainer.regress(), preprocessor))
+                rival = max(trained, key=_score)[0] if trained else None
+                trained.append((trainer.regress(rival), preprocessor))
                 interrupted = trainer.interrupted
             except KeyboardInterrupt:  # before this candidate could be compared
                 if not trained:
@@ -185,13 +186,17 @@ def fit_parts(
                 )
             if interrupted:
                 break
-        trainer, preprocessor = max(trained, key=lambda pair: pair[0].best_score)
+        trainer, preprocessor = max(trained, key=_score)
         if not interrupted:
             trainer.polish()
         if checkpoint is not None and not (interrupted or trainer.interrupted):
             checkpoint.keep(lambda: [t.state() for t in trainers])
     _together.leave()
     return Fitted(preprocessor, trainer.base, trainer.interpolant, trainer.network, trainer)
+
+
+def _score(pair):
+    return pair[0].best_score
 
 
 def _attach(checkpoint, trainers):
