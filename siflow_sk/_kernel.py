@@ -5,6 +5,7 @@ much as the matrix products.
 """
 
 import torch
+from torch.autograd.function import once_differentiable
 
 
 def _tanh(z):
@@ -23,24 +24,28 @@ def _softplus(z):
     return torch.nn.functional.softplus(z), torch.sigmoid(z)
 
 
-def _tanh_curvature(z, y, slope):
-    return -2.0 * y * slope
+# The gradient in z from those of the value y and of the slope a: a g_y + a' g_a.
 
 
-def _silu_curvature(z, y, slope):
+def _tanh_gradient(z, y, slope, g_y, g_slope):
+    return torch.addcmul(g_y, y, g_slope, value=-2.0).mul_(slope)
+
+
+def _silu_gradient(z, y, slope, g_y, g_slope):
     s = torch.sigmoid(z)
-    return s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
+    curvature = s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
+    return (slope * g_y).addcmul_(curvature, g_slope)
 
 
-def _softplus_curvature(z, y, slope):
-    return slope * (1.0 - slope)
+def _softplus_gradient(z, y, slope, g_y, g_slope):
+    return torch.addcmul(g_y, 1.0 - slope, g_slope).mul_(slope)
 
 
-# name -> (value and derivative, second derivative from z and these)
+# name -> (value and derivative, their gradient)
 SMOOTH = {
-    "tanh": (_tanh, _tanh_curvature),
-    "silu": (_silu, _silu_curvature),
-    "softplus": (_softplus, _softplus_curvature),
+    "tanh": (_tanh, _tanh_gradient),
+    "silu": (_silu, _silu_gradient),
+    "softplus": (_softplus, _softplus_gradient),
 }
 
 
@@ -68,10 +73,8 @@ class _Block(torch.autograd.Function):
     :math:`v = W_3 a(z_2)` and :math:`\nabla\cdot v = e_2^\top M e_1`.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
+    def forward(ctx, activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
         act = SMOOTH[activation][0]
         p1 = product(x, w1)
         z1 = torch.addcmul(b1, p1, s1)
@@ -82,28 +85,25 @@ class _Block(torch.autograd.Function):
         h2, a2 = act(z2)
         e2 = a2 * s2
         q = product(e1, mixed)
-        return product(h2, w3), (q * e2).sum(-1), p1, z1, h1, a1, e1, p2, z2, h2, a2, e2, q
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.activation = inputs[0]
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.save_for_backward(*inputs[1:], *output[2:])
+        ctx.activation = activation
         ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, b1, s1, b2, s2, w1, w2, w3, mixed, p1, z1, h1, a1, e1, p2, z2, h2, a2, e2, q)
+        return product(h2, w3), (q * e2).sum(-1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g_v, g_div, *_):
         x, b1, s1, b2, s2, w1, w2, w3, mixed, p1, z1, h1, a1, e1, p2, z2, h2, a2, e2, q = ctx.saved_tensors
-        curvature = SMOOTH[ctx.activation][1]
+        gradient = SMOOTH[ctx.activation][1]
         g_v = torch.zeros_like(x) if g_v is None else g_v
         c = x.new_zeros(*x.shape[:-1], 1) if g_div is None else g_div[..., None]
         g_e2, g_q = c * q, c * e2
-        g_z2 = torch.addcmul(a2 * (g_v @ w3), g_e2 * s2, curvature(z2, h2, a2))
-        g_s2 = _sum_to(torch.addcmul(g_e2 * a2, g_z2, p2), s2)
+        g_z2 = gradient(z2, h2, a2, g_v @ w3, g_e2 * s2)
+        g_s2 = _sum_to((g_e2 * a2).addcmul_(g_z2, p2), s2)
         g_p2 = g_z2 * s2
         g_e1 = g_q @ mixed
-        g_z1 = torch.addcmul(a1 * (g_p2 @ w2), g_e1 * s1, curvature(z1, h1, a1))
-        g_s1 = _sum_to(torch.addcmul(g_e1 * a1, g_z1, p1), s1)
+        g_z1 = gradient(z1, h1, a1, g_p2 @ w2, g_e1 * s1)
+        g_s1 = _sum_to((g_e1 * a1).addcmul_(g_z1, p1), s1)
         g_p1 = g_z1 * s1
         return (
             None,
@@ -135,4 +135,4 @@ def block(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
     mixed : tensor of shape (h, h)
         ``w2 * (w1 @ w3).T``.
     """
-    return _Block.apply(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed)[:2]
+    return _Block.apply(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed)

@@ -95,13 +95,13 @@ def likelihood_loss(velocity, base, x, knots, penalty):
     -------
     loss : tensor, scalar
     """
-    velocity = hold_weights(velocity)
     log_det, roughness = x.new_zeros(x.shape[:-1]), x.new_zeros(x.shape[:-1])
-    times = knots if knots.ndim == 1 else knots[..., None, None].unbind(1)
-    for t, t_next in itertools.pairwise(times):
+    times = knots.unbind() if knots.ndim == 1 else knots[..., None, None].unbind(1)
+    middles = [0.5 * (t + t_next) for t, t_next in itertools.pairwise(times)]
+    velocity = hold_weights(velocity, [*times, *middles])
+    for (t, t_next), middle in zip(itertools.pairwise(times), middles, strict=True):
         h = t_next - t  # of a row of x
         s = h if h.ndim == 0 else h[..., 0]  # of its log-density
-        middle = t + 0.5 * h
         k1, d1 = velocity_and_divergence(velocity, t, x)
         k2, d2 = velocity_and_divergence(velocity, middle, torch.add(x, k1 * (0.5 * h)))
         k3, d3 = velocity_and_divergence(velocity, middle, torch.add(x, k2 * (0.5 * h)))

@@ -55,9 +55,13 @@ def velocity_and_divergence(v, t, x):
     return exact_divergence(v, t, x)
 
 
-def hold_weights(v):
-    """The velocity for several evaluations at the same weights: what depends on these alone is done once."""
-    return v.hold_weights() if hasattr(v, "hold_weights") else v
+def hold_weights(v, times=()):
+    """The velocity for several evaluations at the same weights: what depends on these alone is done once.
+
+    So is what depends on these and on a time, for all of ``times`` together: tensors that broadcast against a
+    column of rows.  It is found again by the tensor itself.
+    """
+    return v.hold_weights(times) if hasattr(v, "hold_weights") else v
 
 
 def acts_on_x(name, parameter):
@@ -71,12 +75,15 @@ def given(v, context=None):
 
 
 class _Linear(nn.Linear):
+    def reset_parameters(self):
+        """Nothing: torch's draws from its global generator."""
+
     def forward(self, x):
         return product(x, self.weight) + self.bias.unsqueeze(-2)
 
 
 def _linear(n_in, n_out, generator, gain=1.0):
-    layer = nn.utils.skip_init(_Linear, n_in, n_out, dtype=torch.float32)
+    layer = _Linear(n_in, n_out, dtype=torch.float32)
     bound = gain * math.sqrt(3.0 / n_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     nn.init.zeros_(layer.bias)
@@ -118,8 +125,9 @@ class _Context(nn.Module):
 class _TimeDependent(nn.Module):
     """What the networks share: features of t, or of t and a context, and the evaluation on them.
 
-    ``_value(features, x)`` and ``_value_and_divergence(features, x, held)`` are the network's own; ``_held``
-    is what it can compute from its weights alone.
+    ``_at(features)``, a list of tensors ``(1, k)`` or ``(n, k)``, is all that the network takes from them;
+    ``_value(at, x)`` and ``_value_and_divergence(at, x, held)`` are its own; ``_held`` is what it can compute
+    from its weights alone.
     """
 
     def __init__(self, recipe, generator):
@@ -137,16 +145,16 @@ class _TimeDependent(nn.Module):
         return _Held(self, self.context(context))
 
     def forward(self, t, x):
-        return self._value(self.time(t), x)
+        return self._value(self._at(self.time(t)), x)
 
     def value_and_divergence(self, t, x):
-        return self._value_and_divergence(self.time(t), x, self._held())
+        return self._value_and_divergence(self._at(self.time(t)), x, self._held())
 
     def divergence(self, t, x):
         return self.value_and_divergence(t, x)[1]
 
-    def hold_weights(self):
-        return _Held(self, held=self._held())
+    def hold_weights(self, times=()):
+        return _Held(self, held=self._held(), times=times)
 
     def _held(self):
         return None
@@ -155,24 +163,33 @@ class _TimeDependent(nn.Module):
 class _Held:
     """A network at a context, or with what depends on its present weights alone computed once, or both."""
 
-    def __init__(self, network, shift=0.0, held=None):
-        self.network, self.shift, self.held = network, shift, held
+    def __init__(self, network, shift=0.0, held=None, times=()):
+        self.network, self.shift, self.held, self.times = network, shift, held, times
+        self._known = self._at_all(times) if len(times) else {}
 
     def given(self, context):
-        return _Held(self.network, self.network.context(context), self.held)
+        return _Held(self.network, self.network.context(context), self.held, self.times)
 
-    def hold_weights(self):
-        return _Held(self.network, self.shift, self.network._held())
+    def hold_weights(self, times=()):
+        return _Held(self.network, self.shift, self.network._held(), times)
 
-    def _features(self, t):
-        return self.network.time(t, self.shift)
+    def _at_all(self, times):
+        """``id(t)`` of each time -> what the network takes from it; ``times`` keeps the tensors alive."""
+        if isinstance(self.shift, torch.Tensor):  # of every row
+            return {id(t): self.network._at(self.network.time(t, self.shift)) for t in times}
+        column = torch.cat([t.reshape(1, 1) if t.ndim == 0 else t for t in times], -2)
+        parts = (part.split(1, -2) for part in self.network._at(self.network.time(column)))
+        return dict(zip(map(id, times), zip(*parts, strict=True), strict=True))
+
+    def _at(self, t):
+        return self._known.get(id(t)) or self.network._at(self.network.time(t, self.shift))
 
     def __call__(self, t, x):
-        return self.network._value(self._features(t), x)
+        return self.network._value(self._at(t), x)
 
     def value_and_divergence(self, t, x):
         held = self.network._held() if self.held is None else self.held
-        return self.network._value_and_divergence(self._features(t), x, held)
+        return self.network._value_and_divergence(self._at(t), x, held)
 
 
 class _ClosedFormBlock(nn.Module):
@@ -189,13 +206,14 @@ class _ClosedFormBlock(nn.Module):
         # spread the kinks of the first layer over the data
         nn.init.uniform_(self.time.bias[:width], -1.0, 1.0, generator=generator)
 
-    def _shifts(self, features):
+    def shifts(self, features):
+        """Biases and scales of both layers."""
         b1, s1, b2, s2 = self.time(features).split(self.sizes, dim=-1)
         return b1, 1.0 + s1, b2, 1.0 + s2
 
-    def forward(self, features, x):
+    def forward(self, shifts, x):
         act = ACTIVATIONS[self.activation]
-        b1, s1, b2, s2 = self._shifts(features)
+        b1, s1, b2, s2 = shifts
         h1, _ = act(torch.addcmul(b1, product(x, self.w1), s1))
         h2, _ = act(torch.addcmul(b2, product(h1, self.w2), s2))
         return product(h2, self.w3)
@@ -204,8 +222,7 @@ class _ClosedFormBlock(nn.Module):
         """The matrix of the divergence, (h, h): of the weights alone."""
         return self.w2 * (self.w1 @ self.w3).mT
 
-    def value_and_divergence(self, features, x, mixed):
-        shifts = self._shifts(features)
+    def value_and_divergence(self, shifts, x, mixed):
         return _kernel.block(self.activation, x, *shifts, self.w1, self.w2, self.w3, mixed)
 
 
@@ -219,15 +236,24 @@ class _ClosedFormNetwork(_TimeDependent):
         # last biases b3(t) and linear term g(t), zero at the start
         self.affine_time = _linear(recipe.time_width, 2 * n_features, generator, 0.0)
 
-    def _value(self, features, x):
-        b3, g = self.affine_time(features).chunk(2, dim=-1)
-        return sum((block(features, x) for block in self.blocks), torch.addcmul(b3, g, x))
+    def _at(self, features):
+        shifts = (part for block in self.blocks for part in block.shifts(features))
+        return [*self.affine_time(features).chunk(2, dim=-1), *shifts]
 
-    def _value_and_divergence(self, features, x, held):
-        b3, g = self.affine_time(features).chunk(2, dim=-1)
+    def shifts_of_blocks(self, at):
+        return [at[i : i + 4] for i in range(2, len(at), 4)]
+
+    def _value(self, at, x):
+        value = torch.addcmul(at[0], at[1], x)
+        for block, shifts in zip(self.blocks, self.shifts_of_blocks(at), strict=True):
+            value = value + block(shifts, x)
+        return value
+
+    def _value_and_divergence(self, at, x, held):
+        b3, g = at[:2]
         value, divergence = torch.addcmul(b3, g, x), g.sum(-1).expand(x.shape[:-1])
-        for block, mixed in zip(self.blocks, held, strict=True):
-            v, div = block.value_and_divergence(features, x, mixed)
+        for block, shifts, mixed in zip(self.blocks, self.shifts_of_blocks(at), held, strict=True):
+            v, div = block.value_and_divergence(shifts, x, mixed)
             value, divergence = value + v, divergence + div
         return value, divergence
 
@@ -397,23 +423,25 @@ class _ResidualNetwork(_TimeDependent):
         """Jacobian-vector products that are there at once."""
         return min(_AT_ONCE, self.last.out_features if self.probes is None else len(self.probes))
 
-    def _value(self, features, x):
-        act = ACTIVATIONS[self.activation]
-        b, g = self.affine_time(features).chunk(2, dim=1)
-        h = self.first(x)
-        for inner, outer, shift in zip(self.inner, self.outer, self.shifts, strict=True):
-            h = h + outer(act(inner(act(h)[0]) + shift(features))[0])
-        return torch.addcmul(b, g, x) + self.last(act(h)[0])
+    def _at(self, features):
+        return [*self.affine_time(features).chunk(2, dim=1), *(shift(features) for shift in self.shifts)]
 
-    def _value_and_divergence(self, features, x, held):
+    def _value(self, at, x):
+        act = ACTIVATIONS[self.activation]
+        h = self.first(x)
+        for inner, outer, shift in zip(self.inner, self.outer, at[2:], strict=True):
+            h = h + outer(act(inner(act(h)[0]) + shift)[0])
+        return torch.addcmul(at[0], at[1], x) + self.last(act(h)[0])
+
+    def _value_and_divergence(self, at, x, held):
         if self.probes is None:
-            return exact_divergence(self._value, features, x)
-        return probed_divergence(self._value, features, x, self.probes.to(x))
+            return exact_divergence(self._value, at, x)
+        return probed_divergence(self._value, at, x, self.probes.to(x))
 
     def value_and_probes(self, t, x):
         """Velocity and one estimate of the divergence per probe, ``(n, m)``."""
-        features = self.time(t)
-        return self._value(features, x), probe_products(self._value, features, x, self.probes.to(x))
+        at = self._at(self.time(t))
+        return self._value(at, x), probe_products(self._value, at, x, self.probes.to(x))
 
 
 def probed_divergence(v, t, x, probes):

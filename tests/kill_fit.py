@@ -16,7 +16,6 @@ import traceback
 import warnings
 
 import numpy as np
-import torch._dynamo  # noqa: F401  # optimisers import it at first use, seconds in every child
 
 import siflow_sk._likelihood as likelihood
 import siflow_sk._training._loop as loop

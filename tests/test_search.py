@@ -16,7 +16,7 @@ import siflow_sk
 from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow, InterpolantSearchCV
 from siflow_sk._objective import guarded_log_density, likelihood_loss, quadratic_loss
 from siflow_sk._training import Meeting, _together
-from siflow_sk._training._muon import orthogonalised
+from siflow_sk._training._optimiser import orthogonalised
 from siflow_sk.bases import StudentT
 from siflow_sk.interpolants import Linear
 from siflow_sk.velocities import MLP, ConditionalMLP

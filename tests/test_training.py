@@ -293,8 +293,8 @@ def test_a_candidate_that_stays_behind_ends_early(scores, steps, generator, monk
     """By the line through its first and its latest distance to the candidate before it, here at 0."""
     x, even = torch.tensor(BENT.sample(50, seed=1)).float(), torch.full((50,), 0.02, dtype=torch.float64)
     trainers = []
-    for values in ([0.0] * 5, scores):
-        monkeypatch.setattr(Trainer, "_score", lambda _, values=iter(values): next(values))
+    for values in (iter([0.0] * 5), iter(scores)):
+        monkeypatch.setattr(Trainer, "_score", lambda _, values=values: next(values))
         network = MLP(width=4, time_width=4).build(2, generator)
         data, base = Data(x, even, 50, x, even), StandardNormal().fit(x, None)
         trainers.append(Trainer(network, base, Linear(), data, settings(n_quadratic=100), generator))
@@ -313,6 +313,31 @@ def test_of_two_preprocessors_the_hopeless_one_is_not_trained_to_the_end(monkeyp
     assert flow.preprocessor_.density_
     assert trainers[0].iteration == 60
     assert trainers[1].iteration <= 30
+
+
+@pytest.mark.parametrize(
+    ("scores", "wait"),
+    [
+        ([-0.1, -0.3, -0.6], 3),  # more than half of five
+        ([-0.1, -0.3, -0.2, -0.4, -0.7], 5),
+        ([-0.1, -0.3, -0.45, -0.5, -0.5], 5),  # ever slower
+        ([-0.0005, -0.1, -0.3, -0.6], 4),  # the first is no fall by tol
+        ([0.3, 0.2, 0.0, -0.3], 4),  # from a new best
+        ([-0.1, -3.0], 2),  # two nats behind the best
+    ],
+    ids=str,
+)
+def test_what_the_learning_rate_of_the_polish_waits_for(scores, wait, generator, monkeypatch):
+    x, even = torch.tensor(BENT.sample(50, seed=1)).float(), torch.full((50,), 0.02, dtype=torch.float64)
+    values = iter([0.0, *scores, *[-0.5] * 20])
+    monkeypatch.setattr(Trainer, "_score", lambda _: next(values))
+    network = MLP(width=4, time_width=4).build(2, generator)
+    data, base = Data(x, even, 50, x, even), StandardNormal().fit(x, None)
+    steps = settings(n_polish=2000, patience=5, polish_batch_size=4)  # checked every 50 steps
+    trainer = Trainer(network, base, Linear(), data, steps, generator).regress().polish()
+    rates = [check["learning_rate"] for check in trainer.history.checks[1:]]
+    assert min(rates[:wait]) > 0.9 * rates[0]  # the top of a cosine
+    assert rates[wait] < 0.35 * rates[wait - 1]
 
 
 def test_training_lowers_the_loss_to_its_floor(generator):

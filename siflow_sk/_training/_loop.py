@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import math
 import time
 import warnings
@@ -13,10 +14,10 @@ from tqdm.auto import tqdm
 from .._objective import guarded_log_density, likelihood_loss, path_gain, quadratic_loss
 from ..couplings import Independent
 from ..exceptions import TrainingWarning
-from ..velocities import acts_on_x, given
+from ..velocities import given
 from . import _together
 from ._capture import Recorded
-from ._muon import Muon
+from ._optimiser import Optimiser
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Trainer:
         self.iteration, self.rate = 0, 0.0
         self.interrupted = False
         self.start = time.perf_counter()
-        self.standing, self.optimisers, self.moving = Standing(), [], self._moving()
+        self.standing, self.optimiser, self.moving = Standing(), None, self._moving()
         self.between_steps = _nothing  # called where training could be taken up again
         self.seat = None  # among trainers that do their steps together
         self.rival = None  # a trainer of another candidate that is done
@@ -183,7 +184,7 @@ class Trainer:
         if self.standing.stage != stage:
             self.standing = Standing(stage, reference=self.best_score)
             self.average.load_state_dict(self.network.state_dict())
-            self.optimisers = self._optimisers()
+            self.optimiser = self._new_optimiser()
         progress.update(self.standing.step)
         return self.standing
 
@@ -198,7 +199,7 @@ class Trainer:
             here.step = step
             self.between_steps()
             rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
-            x0, x1, context = self._pairs(s.batch_size)
+            x0, x1, context = self._pairs(min(s.batch_size, self.data.n_draws))
             t = stratified_times(len(x1), self.generator, x1)
             self.history.loss.append(self._step(update, rate, t, x0, x1, *self._noise(x1), *context))
             if self.moving and step == at_rest:
@@ -318,15 +319,26 @@ class Trainer:
                 here.reference = max(here.reference, self.best_score) if here.waited == 0 else here.reference
                 diverged = self.history.checks[-1]["score"] < self.best_score - s.fall
                 patience = s.patience if here.reductions == 0 else max(1, s.patience // 2)
-                if here.waited >= patience or diverged:
+                if here.waited >= patience or diverged or self._is_falling():
                     if (here.reductions == s.n_reductions and not diverged) or here.factor < 1e-3:
                         break
                     here.factor, here.waited = here.factor * s.reduction, 0
                     here.reductions += not diverged
                     self._restore()
                     self.average.load_state_dict(self.network.state_dict())
-                    self.optimisers = self._optimisers()  # forget the momentum that led away
+                    self.optimiser = self._new_optimiser()  # forget the momentum that led away
                     update = self._take_part(loss, "polish", self.base, penalty)
+
+    def _is_falling(self):
+        """Whether the latest checks, more than half of those to wait for, fell ever faster.
+
+        The patience is for scores that go up and down, or that dip when the likelihood takes over.  A few
+        hundred rows may be overfitted from the first step on.
+        """
+        n = self.settings.patience // 2 + 1
+        scores = [check["score"] for check in self.history.checks[-n - 1 :]]
+        falls = [self.settings.tol, *(last - score for last, score in itertools.pairwise(scores))]
+        return self.standing.waited >= n and all(a < b for a, b in itertools.pairwise(falls))
 
     def _steps_and_penalty(self):
         """Runge-Kutta steps of the likelihood loss, two if they can follow the field, and its penalty.
@@ -360,24 +372,8 @@ class Trainer:
 
     # -- one step ---------------------------------------------------------------------------------------
 
-    def _optimisers(self):
-        """Muon for the matrices that act on x, AdamW for biases and for the network of t.
-
-        Muon (orthogonalised momentum, K. Jordan et al. 2024) reaches a given likelihood in about half of
-        AdamW's steps here.
-        """
-        s = self.settings
-        matrices, other = [], []
-        for name, parameter in self.network.named_parameters():
-            (matrices if acts_on_x(name, parameter) else other).append(parameter)
-        chosen = []
-        if matrices:
-            chosen.append(Muon(matrices, weight_decay=s.weight_decay))
-        if other:
-            adam = {"betas": (0.9, 0.99), "weight_decay": 0.0, "foreach": True}
-            chosen.append(torch.optim.AdamW(other, capturable=self.data.x.is_cuda, **adam))
-            chosen[-1]._warned_capturable_if_run_uncaptured = True  # its first steps are not recorded
-        return chosen
+    def _new_optimiser(self):
+        return Optimiser(self.network, self.settings.weight_decay)
 
     def _at_context(self, loss):
         """``loss(velocity, *inputs)``, whose last input is the context where there is one."""
@@ -399,8 +395,8 @@ class Trainer:
             self.seat = None
 
     def _update(self, loss):
-        """One step of the present optimisers, ``(rate, decay, *inputs) -> loss``."""
-        s, optimisers = self.settings, self.optimisers
+        """One step of the present optimiser, ``(rate, decay, *inputs) -> loss``."""
+        s, optimiser = self.settings, self.optimiser
         parameters, averages = list(self.network.parameters()), list(self.average.parameters())
 
         def update(rate, decay, *inputs):
@@ -414,10 +410,7 @@ class Trainer:
             scale = (s.clip / (norm + 1e-6)).clamp_max(1.0).nan_to_num(0.0)
             for g in gradients:
                 g.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
-            for optimiser in optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                optimiser.step()
+            optimiser.step([p.grad for p in parameters], rate)
             with torch.no_grad():
                 for average, parameter in zip(averages, parameters, strict=True):
                     average.lerp_(parameter, 1.0 - decay)
@@ -500,7 +493,7 @@ class Trainer:
             "network": dict(self.network.state_dict()),
             "average": dict(self.average.state_dict()),
             "best": None if self.best is None else dict(self.best),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "optimiser": None if self.optimiser is None else self.optimiser.tensors(),
             "moving": [[part.coefficients_.clone(), adam.state_dict()] for part, adam in self.moving],
             "history": {**history, "checks": self.history.checks},
             "seconds": time.perf_counter() - self.start,
@@ -517,9 +510,9 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         best = state["best"]
         self.best = best and {name: value.to(self.data.x.device) for name, value in best.items()}
-        self.optimisers = self._optimisers() if state["optimisers"] else []
-        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(stored)
+        if state["optimiser"] is not None:
+            self.optimiser = self._new_optimiser()
+            self.optimiser.load(state["optimiser"])
         for (part, adam), (coefficients, stored) in zip(self.moving, state["moving"], strict=True):
             part.coefficients_.copy_(coefficients)
             adam.load_state_dict(stored)

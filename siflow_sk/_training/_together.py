@@ -13,12 +13,10 @@ import torch
 from torch import nn
 
 from .._objective import guarded_log_density
-from ..velocities import acts_on_x
 from ._capture import Recorded
-from ._muon import muon_step
+from ._optimiser import Optimiser, adam_step, muon_step
 
 _HERE = threading.local()
-_BETAS, _EPS = (0.9, 0.99), 1e-8  # of AdamW
 _PACKAGE = __name__.split(".")[0]
 MOST_ROWS = 1024  # validation rows of one model that are scored beside those of others
 
@@ -191,13 +189,8 @@ class Seat:
         self.meeting, self.loss, self.key, self.number = meeting, loss, key, next(self._numbers)
         self.network, self.average, self.taken = trainer.network, trainer.average, True
         self.weight_decay, self.clip = trainer.settings.weight_decay, trainer.settings.clip
-        self.by_muon = [acts_on_x(name, p) for name, p in self.network.named_parameters()]
-        weights = [p.data for p in self.network.parameters()]
-        moments = [torch.zeros_like(w) for w in weights]
-        squares = [
-            w.new_zeros(()) if m else torch.zeros_like(w) for w, m in zip(weights, self.by_muon, strict=True)
-        ]
-        self.moments, self.count = [*moments, *squares], weights[0].new_zeros(())
+        optimiser = Optimiser(self.network, self.weight_decay)
+        self.by_muon, self.moments = optimiser.by_muon, optimiser.tensors()
 
     def __call__(self, rate, decay, *inputs):
         """One step; returns the loss."""
@@ -217,14 +210,14 @@ class Seat:
 
     def tensors(self):
         """All that a step changes."""
-        return [p.data for p in _weights(self)] + [*self.moments, self.count]
+        return [p.data for p in _weights(self)] + self.moments
 
     def bind(self, tensors):
         """Let these be what a step changes."""
         weights = _weights(self)
         for p, value in zip(weights, tensors, strict=False):
             p.data = value
-        *self.moments, self.count = tensors[len(weights) :]
+        self.moments = tensors[len(weights) :]
 
     def release(self):
         """Weights that belong to the trainer alone again."""
@@ -294,9 +287,6 @@ class _Stack:
                 if by_muon:
                     muon_step(weight, gradient, moment, lr, self.weight_decay.reshape(each))
                 else:
-                    moment.lerp_(gradient, 1.0 - _BETAS[0])
-                    square.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1.0 - _BETAS[1])
-                    first_bias, second_bias = ((1.0 - b**self.count).reshape(each) for b in _BETAS)
-                    weight.sub_(lr / first_bias * moment / ((square / second_bias).sqrt() + _EPS))
+                    adam_step(weight, gradient, moment, square, lr, self.count.reshape(each))
                 average.lerp_(weight, 1.0 - decay.reshape(each))
         return losses.detach()

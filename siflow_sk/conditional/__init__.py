@@ -64,7 +64,8 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         many as take about a minute on two cores for the width of the network, at most 5000; on CUDA 20
         passes over the rows, at least 5000.
     batch_size : int or "auto", default="auto"
-        Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128.
+        Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128;
+        never more than there are training rows.
         ``"auto"``: 512; on CUDA a sixty-fourth of the distinct rows, between 512 and 4096.
     learning_rate_init : float, default=3e-3
         Peak learning rate.
@@ -79,7 +80,8 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         Share of the distinct rows kept for validation, at most 2048 rows.
     n_iter_no_change : int, default=10
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
-        polish ends); half as many after the first fall.  Twice as many as for
+        polish ends); half as many after the first fall.  More than half as many are enough where the
+        score falls ever faster.  Twice as many as for
         :class:`~siflow_sk.InterpolantFlow`: on some tables the polish loses at first what it gains later.
     tol : float, default=1e-3
         Improvement of the mean validation log-density, in nats, that counts.

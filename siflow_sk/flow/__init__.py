@@ -69,11 +69,12 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         on two cores for this width and number of columns, at most 5000; on CUDA 20 passes over the rows,
         at least 5000.
     batch_size : int or "auto", default="auto"
-        Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128.
+        Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128;
+        never more than there are training rows.
         ``"auto"``: 512; on CUDA a sixty-fourth of the distinct rows, between 512 and 4096.
     learning_rate_init : float, default=3e-3
         Peak learning rate, reached after 50 steps and lowered along a cosine.  Matrices that act on x are
-        trained by Muon, everything else by AdamW.
+        trained by Muon, everything else by Adam.
     weight_decay : float, default=0.5
         Decoupled weight decay of the matrices that act on x: each step shrinks them by the learning rate
         times this.
@@ -86,7 +87,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Share of the distinct rows kept for validation, at most 2048 rows.
     n_iter_no_change : int, default=5
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
-        polish ends); half as many after the first fall.
+        polish ends); half as many after the first fall.  More than half as many are enough where the
+        score falls ever faster.
     tol : float, default=1e-3
         Improvement of the mean validation log-density, in nats, that counts.
     warm_start : bool, default=False

@@ -84,14 +84,17 @@ class _ClosedForm(_Embedded):
     def time(self, t, shift=0.0):
         return self.network.time(t, shift)
 
-    def hold_weights(self):
-        return _Held(self, held=self._held())
+    def hold_weights(self, times=()):
+        return _Held(self, held=self._held(), times=times)
 
     def value_and_divergence(self, t, x):
-        return self._value_and_divergence(self.time(t), x, self._held())
+        return self._value_and_divergence(self._at(self.time(t)), x, self._held())
 
-    def _value(self, time, x):
-        return take(self.network._value(time, self.features(x)[0]), self.kept) * self.unit
+    def _at(self, features):
+        return self.network._at(features)
+
+    def _value(self, at, x):
+        return take(self.network._value(at, self.features(x)[0]), self.kept) * self.unit
 
     def _held(self):
         return [self._matrices(block) for block in self.network.blocks]
@@ -105,24 +108,26 @@ class _ClosedForm(_Embedded):
         turning = [(block.w1[:, j : j + step], block.w2 * (UNIT * block.w3[j])[:, None]) for j in first]
         return w3, flat, turning
 
-    def _value_and_divergence(self, time, x, held):
+    def _value_and_divergence(self, at, x, held):
         features, rates = self.features(x)
         n = len(self.ordinary)
-        b3, g = self.network.affine_time(time).chunk(2, dim=1)
+        b3, g = at[:2]
         value = take(torch.addcmul(b3, g, features), self.kept) * self.unit
         divergence = g[:, :n].sum(1).expand(len(x))
         for i in range(len(self.angular)):
             divergence = divergence + UNIT * g[:, n + i * rates.shape[2]] * rates[:, i, 0]
-        for block, matrices in zip(self.network.blocks, held, strict=True):
-            v, div = _block(block, time, features, rates, *matrices)
+        for block, shifts, matrices in zip(
+            self.network.blocks, self.network.shifts_of_blocks(at), held, strict=True
+        ):
+            v, div = _block(block, shifts, features, rates, *matrices)
             value, divergence = value + v, divergence + div
         return value, divergence
 
 
-def _block(block, time, features, rates, w3, flat, turning):
+def _block(block, shifts, features, rates, w3, flat, turning):
     """Value and divergence of one block."""
     act = ACTIVATIONS[block.activation]
-    b1, s1, b2, s2 = block._shifts(time)
+    b1, s1, b2, s2 = shifts
     h1, a1 = act(torch.addcmul(b1, product(features, block.w1), s1))
     h2, a2 = act(torch.addcmul(b2, product(h1, block.w2), s2))
     e1 = a1 * s1
