@@ -772,7 +772,7 @@ def fit_through_an_interrupt(flow, X):
         pytest.fail("the interrupt was not caught")
 
 
-@pytest.mark.parametrize("batches", [1, 7, 10, 15])  # the second preprocessor is tried from batch 11 on
+@pytest.mark.parametrize("batches", [1, 7, 10, 13])  # the second preprocessor is tried from batch 11 on
 def test_an_interrupted_fit_keeps_the_best_so_far(batches, table, monkeypatch):
     monkeypatch.setattr(Interrupting, "batches_left", batches)
     flow = quick(interpolant=Interrupting())
