@@ -254,6 +254,14 @@ def test_validation_is_the_exact_log_density_in_the_units_of_the_data(generator)
     assert trainer.history.checks[0]["score"] == pytest.approx(weight @ BENT.logpdf(x) + 7.0, abs=5e-3)
 
 
+def test_a_batch_has_no_more_rows_than_there_are(moons, monkeypatch):
+    sizes, pairs = set(), Trainer._pairs
+    monkeypatch.setattr(Trainer, "_pairs", lambda self, n: sizes.add(n) or pairs(self, n))
+    quick(batch_size=1000, polish=0, early_stopping=False).fit(moons)
+    quick(batch_size=16, polish=0, early_stopping=False).fit(moons)
+    assert sizes == {len(moons), 16}
+
+
 def test_the_weights_with_the_best_validation_are_restored(generator):
     """Validation rows from the base, which training leads away from; SciPy scores the weights again."""
     x, x_valid = (torch.tensor(law.sample(200, seed=1)).float() for law in (BENT, NORMAL))

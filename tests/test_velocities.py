@@ -16,6 +16,7 @@ from siflow_sk.velocities import (
     ResidualMLP,
     Velocity,
     exact_divergence,
+    given,
     hold_weights,
     probed_divergence,
     velocity_and_divergence,
@@ -322,3 +323,26 @@ def test_held_weights_give_the_same_field(generator):
     ):
         assert torch.equal(held, plain)
     assert torch.equal(hold_weights(network)(t, x), network(t, x))
+
+
+@pytest.mark.parametrize("with_context", [False, True])
+@pytest.mark.parametrize("recipe", [MLP(width=8, n_blocks=2), ResidualMLP(width=8, depth=2)], ids=str)
+def test_what_is_held_of_a_time_is_that_of_this_time(recipe, with_context, generator):
+    """Values and the gradients of the weights, at times in no order and at one that was not announced."""
+    x, c = (torch.randn(5, k, generator=generator, dtype=torch.float64) for k in (3, 2))
+    network = recipe.build(3, generator, n_context=2 if with_context else None).double()
+    for weight in network.parameters():  # those of t in the last layer start at zero
+        nn.init.normal_(weight, std=0.5, generator=generator)
+    *times, other = torch.tensor([0.9, 0.1, 0.5, 0.3], dtype=torch.float64)
+    plain = given(network, c) if with_context else network
+    held = hold_weights(plain, times)
+
+    def outcome(v):
+        pairs = [velocity_and_divergence(v, t, x) for t in (*times, other)]
+        total = sum((k + 1) * (value.sum() + divergence.sum()) for k, (value, divergence) in enumerate(pairs))
+        gradients = torch.autograd.grad(total, network.parameters(), allow_unused=True, retain_graph=True)
+        return *itertools.chain(*pairs), *(g for g in gradients if g is not None)
+
+    for mine, direct in zip(outcome(held), outcome(plain), strict=True):
+        torch.testing.assert_close(mine, direct, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(held(times[1], x), plain(times[1], x), rtol=1e-10, atol=1e-12)
