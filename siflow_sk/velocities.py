@@ -6,6 +6,7 @@ scalar tensor or has shape ``(n, 1)``.  A conditional velocity v(t, x | c) has `
 a context ``c`` ``(n, k)``, one for each row of x.
 """
 
+import copy
 import itertools
 import math
 
@@ -16,6 +17,7 @@ from torch.func import vmap
 from . import _kernel
 from ._component import Component
 from ._forward_mode import jvp
+from ._held import Held, InSingle
 from ._kernel import SMOOTH, product
 
 ACTIVATIONS = {name: value_and_slope for name, (value_and_slope, _) in SMOOTH.items()}
@@ -62,6 +64,13 @@ def hold_weights(v, times=()):
     column of rows.  It is found again by the tensor itself.
     """
     return v.hold_weights(times) if hasattr(v, "hold_weights") else v
+
+
+def in_single(velocity):
+    """The velocity with float32 weights and arithmetic, for points of any dtype; None for a stranger's."""
+    if not (isinstance(velocity, nn.Module) and hasattr(velocity, "hold_weights")):
+        return None
+    return InSingle(copy.deepcopy(velocity).float().hold_weights())
 
 
 def acts_on_x(name, parameter):
@@ -142,7 +151,7 @@ class _TimeDependent(nn.Module):
         return self
 
     def given(self, context):
-        return _Held(self, self.context(context))
+        return Held(self, self.context(context))
 
     def forward(self, t, x):
         return self._value(self._at(self.time(t)), x)
@@ -154,42 +163,10 @@ class _TimeDependent(nn.Module):
         return self.value_and_divergence(t, x)[1]
 
     def hold_weights(self, times=()):
-        return _Held(self, held=self._held(), times=times)
+        return Held(self, held=self._held(), times=times)
 
     def _held(self):
         return None
-
-
-class _Held:
-    """A network at a context, or with what depends on its present weights alone computed once, or both."""
-
-    def __init__(self, network, shift=0.0, held=None, times=()):
-        self.network, self.shift, self.held, self.times = network, shift, held, times
-        self._known = self._at_all(times) if len(times) else {}
-
-    def given(self, context):
-        return _Held(self.network, self.network.context(context), self.held, self.times)
-
-    def hold_weights(self, times=()):
-        return _Held(self.network, self.shift, self.network._held(), times)
-
-    def _at_all(self, times):
-        """``id(t)`` of each time -> what the network takes from it; ``times`` keeps the tensors alive."""
-        if isinstance(self.shift, torch.Tensor):  # of every row
-            return {id(t): self.network._at(self.network.time(t, self.shift)) for t in times}
-        column = torch.cat([t.reshape(1, 1) if t.ndim == 0 else t for t in times], -2)
-        parts = (part.split(1, -2) for part in self.network._at(self.network.time(column)))
-        return dict(zip(map(id, times), zip(*parts, strict=True), strict=True))
-
-    def _at(self, t):
-        return self._known.get(id(t)) or self.network._at(self.network.time(t, self.shift))
-
-    def __call__(self, t, x):
-        return self.network._value(self._at(t), x)
-
-    def value_and_divergence(self, t, x):
-        held = self.network._held() if self.held is None else self.held
-        return self.network._value_and_divergence(self._at(t), x, held)
 
 
 class _ClosedFormBlock(nn.Module):

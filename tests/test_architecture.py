@@ -38,6 +38,7 @@ FLOORS = {
     "preprocessing": 1,
     "_component": 0,
     "_kernel": 0,
+    "_held": 0,
     "_forward_mode": 0,
     "_memory": 0,
     "_compat": 0,

@@ -18,7 +18,7 @@ from oracles import (
     between,
     gaussian,
 )
-from scipy import stats
+from scipy import linalg, stats
 
 from siflow_sk import _likelihood, _tensors
 from siflow_sk.bases import Gaussian, StandardNormal
@@ -146,6 +146,78 @@ def test_a_grid_that_is_too_coarse_is_repaired_row_by_row():
     found, error = _likelihood.log_density(velocity, StandardNormal(), solver, torch.tensor(x))
     np.testing.assert_allclose(found.numpy(), BENT.logpdf(x), rtol=0, atol=2e-6)
     assert error.max() <= 1e-5
+
+
+class Turning(torch.nn.Module):
+    """dx/dt = A x: a normal density at every time, and a float32 copy that rounds."""
+
+    matrix = ((0.3, -0.5), (0.4, -0.2))
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(self.matrix, dtype=torch.float64), requires_grad=False)
+
+    def hold_weights(self, times=()):
+        return self
+
+    def value_and_divergence(self, t, x):
+        return x @ self.weight.T, self.weight.trace().expand(len(x))
+
+    def density(self):
+        ends = linalg.expm(np.array(self.matrix))
+        return stats.multivariate_normal([0.0, 0.0], ends @ ends.T)
+
+
+@pytest.fixture
+def turning():
+    """A velocity, its solver on the default tolerance that may round, the density, and rows of it."""
+    velocity, truth = Turning(), Turning().density()
+    x = torch.tensor(truth.rvs(256, random_state=0))
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(), x, may_round=True)
+    return velocity, solver, truth, x
+
+
+def test_velocities_in_single_precision_keep_the_tolerance(turning):
+    velocity, solver, truth, x = turning
+    assert solver.single_
+    found, error = _likelihood.log_density(velocity, StandardNormal(), solver, x, verify=True)
+    true_error = (found - torch.tensor(truth.logpdf(x))).abs()
+    assert found.dtype == torch.float64
+    assert true_error.quantile(0.99) <= solver.tol
+    assert (true_error <= error).float().mean() >= 0.99
+    solver.single_ = False
+    double, _ = _likelihood.log_density(velocity, StandardNormal(), solver, x)
+    assert 0.0 < (found - double).abs().max() <= 0.1 * solver.tol
+    assert solver.safety_ < 1.0  # the difference of orders 5 and 4 is more than the error
+
+
+def test_rows_far_out_are_solved_in_double_precision(turning):
+    """Rounding grows with the size of the points; there it would be a hundred tolerances."""
+    velocity, _, truth, x = turning
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(tol=1e-9), x)
+    solver.tol, solver.single_ = 1e-4, True  # the steps are right far out, too
+    found, _ = _likelihood.log_density(velocity, StandardNormal(), solver, 300.0 * x)
+    np.testing.assert_allclose(found, truth.logpdf(300.0 * x), rtol=0, atol=2.0 * solver.tol)
+
+
+@pytest.mark.parametrize(("tol", "may_round"), [(1e-4, False), (1e-9, True)])
+def test_single_precision_is_for_tolerances_far_above_its_rounding(tol, may_round, turning):
+    velocity, _, _, x = turning
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(tol=tol), x, may_round=may_round)
+    assert not solver.single_
+
+
+def test_the_dtype_of_inference_says_what_may_round(moons):
+    flows = {dtype: quick(inference_dtype=dtype).fit(moons) for dtype in ("auto", "float64", "float32")}
+    assert {dtype: flow.solver_.single_ for dtype, flow in flows.items()} == {
+        "auto": True,
+        "float64": False,
+        "float32": False,
+    }
+    values = {dtype: flow.score_samples(moons) for dtype, flow in flows.items()}
+    moved = np.abs(values["auto"] - values["float64"])
+    assert 0.0 < moved.max() <= flows["auto"].solver_.tol
+    np.testing.assert_array_equal(flows["auto"].transform(moons), flows["float64"].transform(moons))
 
 
 def test_a_solver_without_an_estimate_says_so():
@@ -341,7 +413,7 @@ def test_score_samples_counts_the_jacobian_of_the_preprocessor(path, preprocesso
         np.testing.assert_allclose(flow.score_samples(x, t=t), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("inference_dtype", ["float64", "float32"])
+@pytest.mark.parametrize("inference_dtype", ["auto", "float64", "float32"])
 def test_score_samples_with_the_default_solver(inference_dtype):
     flow, z, x = exact_flow("trigonometric", "shear", solver="grid", inference_dtype=inference_dtype)
     found, error = flow.score_samples(x, return_error=True)

@@ -1,5 +1,6 @@
 """Networks that know their divergence, against reverse-mode autograd."""
 
+import copy
 import itertools
 
 import pytest
@@ -18,6 +19,7 @@ from siflow_sk.velocities import (
     exact_divergence,
     given,
     hold_weights,
+    in_single,
     probed_divergence,
     velocity_and_divergence,
 )
@@ -323,6 +325,61 @@ def test_held_weights_give_the_same_field(generator):
     ):
         assert torch.equal(held, plain)
     assert torch.equal(hold_weights(network)(t, x), network(t, x))
+
+
+@pytest.mark.parametrize("models", [(), (3,)], ids=["one", "three at once"])
+@pytest.mark.parametrize("rows_of_t", [1, 5])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_block_without_gradients_is_the_same_to_the_bit(activation, rows_of_t, models, generator):
+    def draw(*shape):
+        return torch.randn(*models, *shape, generator=generator, dtype=torch.float64)
+
+    at = [draw(rows_of_t, 8) for _ in range(4)]
+    arguments = [draw(5, 3), *at, draw(8, 3), draw(8, 8), draw(3, 8), draw(8, 8)]
+    before = [a.clone() for a in arguments]
+    with torch.no_grad():
+        found = block(activation, *arguments)
+    for mine, wanted in zip(found, block(activation, *arguments), strict=True):
+        assert torch.equal(mine, wanted)
+    assert all(map(torch.equal, arguments, before))
+
+
+def test_what_is_held_of_a_time_is_found_by_the_time(generator):
+    """By its value where it is a number on the CPU and no gradient is asked for; never another's."""
+    network = MLP(width=8).build(3, generator).double()
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.5, generator=generator)
+    x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    held, calls = hold_weights(network), []
+    network.time.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        for t in (0.2, 0.7, 0.2, 0.7, 0.2):
+            t = torch.tensor(t, dtype=torch.float64)
+            for mine, direct in zip(
+                held.value_and_divergence(t, x), network.value_and_divergence(t, x), strict=True
+            ):
+                assert torch.equal(mine, direct)
+    assert len(calls) == 5 + 2
+
+
+@pytest.mark.parametrize("with_context", [False, True])
+@pytest.mark.parametrize("recipe", [MLP(width=8, n_blocks=2), ResidualMLP(width=8, depth=2)], ids=str)
+def test_in_single_precision_a_field_is_that_of_its_float32_copy(recipe, with_context, generator):
+    network = recipe.build(3, generator, n_context=2 if with_context else None).double()
+    t = torch.tensor(0.3, dtype=torch.float64)
+    x, c = (torch.randn(5, k, generator=generator, dtype=torch.float64) for k in (3, 2))
+    context, context32 = (c, c.float()) if with_context else (None, None)
+    single, copied = in_single(network), copy.deepcopy(network).float()
+    assert next(network.parameters()).dtype == torch.float64  # untouched
+    found = given(single, context).value_and_divergence(t, x)
+    wanted = given(copied, context32).value_and_divergence(t.float(), x.float())
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.dtype == torch.float64
+        torch.testing.assert_close(mine, theirs.double(), rtol=1e-6, atol=1e-6)
+
+
+def test_networks_that_hold_nothing_are_left_in_their_precision():
+    assert in_single(ExactVelocity("linear", NORMAL, BENT)) is None
 
 
 @pytest.mark.parametrize("with_context", [False, True])

@@ -40,7 +40,7 @@ def _settings(rng, mlp=MLP):
         "solver": _pick(rng, "grid", "grid", "grid", "dopri5", "rk4", "torchdiffeq"),
         "max_iter": int(rng.integers(1, 21)),
         "batch_size": _pick(rng, 32, 100, "auto"),
-        "inference_dtype": _pick(rng, "float64", "float32"),
+        "inference_dtype": _pick(rng, "auto", "float64", "float32"),
         "random_state": int(rng.integers(2**31)),
     }
 

@@ -87,8 +87,10 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         Improvement of the mean validation log-density, in nats, that counts.
     warm_start : bool, default=False
         Go on from the present network, preprocessors and categories instead of new ones.
-    inference_dtype : {"float64", "float32"}, default="float64"
-        Precision after ``fit``.  Training is in float32 always.
+    inference_dtype : {"auto", "float64", "float32"}, default="auto"
+        Precision of scoring, sampling and transforming.  ``"auto"``: float64, but log-densities take the
+        velocity in float32 where, on validation rows, that moves 99.5 % of them by no more than a tenth of
+        the solver's ``tol`` (``solver_.single_``).  Training is in float32 always.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; ``"auto"`` is CUDA where it is, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -184,7 +186,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         n_iter_no_change=10,
         tol=1e-3,
         warm_start=False,
-        inference_dtype="float64",
+        inference_dtype="auto",
         device="auto",
         random_state=None,
         verbose=0,
@@ -295,14 +297,14 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
             checkpoint=checkpoint,
             context=context.forward(numbers),
         )
-        network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
+        network = self._for_inference(made.network)
         data = made.trainer.data
         reference = (
             part if held is None else torch.cat([held, part])
             for held, part in ((data.x_valid, data.x), (data.context_valid, data.context))
         )
         points, contexts = (part[:256] for part in reference)
-        self.solver_ = _likelihood.calibrate(network, made.base, parts["solver"], points, contexts)
+        self.solver_ = self._calibrate(network, made.base, parts["solver"], points, contexts)
 
         self._table, self._context, self._network_dtype = table, context, next(network.parameters()).dtype
         self.categories_ = dict(table.levels)

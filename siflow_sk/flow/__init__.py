@@ -93,8 +93,10 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Improvement of the mean validation log-density, in nats, that counts.
     warm_start : bool, default=False
         Go on from the present network, preprocessor and base instead of new ones.
-    inference_dtype : {"float64", "float32"}, default="float64"
-        Precision of scoring, sampling and transforming.  Training is in float32 always.
+    inference_dtype : {"auto", "float64", "float32"}, default="auto"
+        Precision of scoring, sampling and transforming.  ``"auto"``: float64, but log-densities take the
+        velocity in float32 where, on validation rows, that moves 99.5 % of them by no more than a tenth of
+        the solver's ``tol`` (``solver_.single_``).  Training is in float32 always.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; ``"auto"`` is CUDA where it is, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -189,7 +191,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         n_iter_no_change=5,
         tol=1e-3,
         warm_start=False,
-        inference_dtype="float64",
+        inference_dtype="auto",
         device="auto",
         random_state=None,
         verbose=0,
@@ -332,10 +334,10 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
                 f"{device} ran out of memory while training on {len(x)} rows of {x.shape[1]} columns in "
                 f"batches of {settings.batch_size}; lower batch_size or take a smaller velocity or the CPU."
             ) from error
-        network = made.network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
+        network = self._for_inference(made.network)
         data = made.trainer.data
         reference = data.x if data.x_valid is None else torch.cat([data.x_valid, data.x])
-        solver = _likelihood.calibrate(network, made.base, parts["solver"], reference[:256])
+        solver = self._calibrate(network, made.base, parts["solver"], reference[:256])
 
         if not continues:
             self._active, self._constant, self._dtype = active, constant, X.dtype

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from .. import _tensors
+from .. import _likelihood, _tensors
 from .._compat import HasMethods, Interval, StrOptions
 from .._component import SlotsMixin, resolve
 from .._version import __version__
@@ -35,7 +35,7 @@ TRAINING_CONSTRAINTS = {
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     "tol": [Interval(Real, 0, None, closed="left")],
-    "inference_dtype": [StrOptions({"float64", "float32"})],
+    "inference_dtype": [StrOptions({"auto", "float64", "float32"})],
     "device": [str],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
@@ -98,6 +98,15 @@ class PartsMixin(SaveMixin, SlotsMixin):
         value = getattr(self, slot)
         value = as_base(value) if slot == "base" else value
         return resolve(slot, value, self._slots[slot], self._part_methods[slot])
+
+    def _inference_dtype(self):
+        return torch.float32 if self.inference_dtype == "float32" else torch.float64
+
+    def _for_inference(self, network):
+        return network.to(self._inference_dtype()).eval().requires_grad_(False)
+
+    def _calibrate(self, *of_the_flow):
+        return _likelihood.calibrate(*of_the_flow, may_round=self.inference_dtype == "auto")
 
     def _place(self, device):
         if not self.__sklearn_is_fitted__():

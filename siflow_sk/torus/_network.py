@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from .._held import Held
 from .._kernel import product
-from ..velocities import ACTIVATIONS, Velocity, _ClosedFormNetwork, _Held, exact_divergence
+from ..velocities import ACTIVATIONS, Velocity, _ClosedFormNetwork, exact_divergence
 from ._parts import Halves, take
 
 N_HARMONICS = 3  # more of them overfit, fewer are too smooth for the narrow clusters of dihedral angles
@@ -85,7 +86,7 @@ class _ClosedForm(_Embedded):
         return self.network.time(t, shift)
 
     def hold_weights(self, times=()):
-        return _Held(self, held=self._held(), times=times)
+        return Held(self, held=self._held(), times=times)
 
     def value_and_divergence(self, t, x):
         return self._value_and_divergence(self._at(self.time(t)), x, self._held())

@@ -74,8 +74,10 @@ class InterpolantTransport(FittedMixin, PartsMixin, BaseEstimator):
         Decoupled weight decay of the matrices that act on x.
     ema_decay : float, default=0.99
         The weights that are kept are an exponential average with this decay.
-    inference_dtype : {"float64", "float32"}, default="float64"
-        Precision of everything after training.
+    inference_dtype : {"auto", "float64", "float32"}, default="auto"
+        Precision of scoring, sampling and transforming.  ``"auto"``: float64, but log-densities take the
+        velocity in float32 where, on validation rows, that moves 99.5 % of them by no more than a tenth of
+        the solver's ``tol`` (``solver_.single_``).  Training is in float32 always.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; ``"auto"`` is CUDA where it is, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -153,7 +155,7 @@ class InterpolantTransport(FittedMixin, PartsMixin, BaseEstimator):
         learning_rate_init=3e-3,
         weight_decay=0.5,
         ema_decay=0.99,
-        inference_dtype="float64",
+        inference_dtype="auto",
         device="auto",
         random_state=None,
         verbose=0,
@@ -252,7 +254,7 @@ class InterpolantTransport(FittedMixin, PartsMixin, BaseEstimator):
             self.loss_curves_.append(losses)
         self._active, self._constant, self._dtype = active, constant, X.dtype
         self._spread = np.ptp(rows[:, ~active], axis=0)
-        self._network_dtype = getattr(torch, self.inference_dtype)  # set_params waits for the next fit
+        self._network_dtype = self._inference_dtype()  # set_params waits for the next fit
         self.constant_features_ = np.flatnonzero(~active)
         self.times_, self.preprocessor_, self.device_ = times, preprocessor, str(device)
         self.coupling_ = parts["coupling"]
@@ -285,10 +287,10 @@ class InterpolantTransport(FittedMixin, PartsMixin, BaseEstimator):
             ).regress()
         losses = [float(value) for value in trainer.history.loss]
         warn_of_lost_steps(losses, self.learning_rate_init)
-        network = network.to(getattr(torch, self.inference_dtype)).eval().requires_grad_(False)
+        network = self._for_inference(network)
         solver = copy.deepcopy(parts["solver"])
         # the rows are sorted: some of all, not the first
-        _likelihood.calibrate(network, Ends(), solver, target.x[:: -(-len(target.x) // 256)])
+        self._calibrate(network, Ends(), solver, target.x[:: -(-len(target.x) // 256)])
         return Segment(float(times[0]), float(times[1]), path, network, solver), losses
 
     def _networks(self):
