@@ -162,7 +162,9 @@ def test_several_draws_of_one_row_are_as_different_as_those_of_many(fitted):
     draws = fitted.impute(np.tile(x, (100, 1)), n_draws=20, random_state=0)
     assert draws.shape == (100, 20, 3)
     _, mean, covariance = given(x)
-    np.testing.assert_allclose(draws[:, :, 0].std(axis=1).mean(), np.sqrt(covariance[0, 0]), rtol=0.06)
+    np.testing.assert_allclose(
+        draws[:, :, 0].std(axis=1, ddof=1).mean(), np.sqrt(covariance[0, 0]), rtol=0.06
+    )
     np.testing.assert_allclose(draws[:, :, 0].mean(), mean[0], atol=0.05)
 
 
@@ -238,6 +240,46 @@ def test_the_density_is_fitted_once_where_nothing_is_missing():
     np.testing.assert_array_equal(fitted.transform(X), X)
     InterpolantImputer(Counting(), n_rounds=3).fit(with_gaps(X))
     assert Counting.fits == 4
+
+
+class Seen(Normal):
+    """Of the first two columns; notes the rows, and the weights, that every fit was given."""
+
+    fits = []
+
+    def fit(self, X, y=None, sample_weight=None):
+        Seen.fits.append((X, sample_weight))
+        return super().fit(X, y)
+
+    def score_samples(self, X):
+        return multivariate_normal(MEAN[:2], COVARIANCE[:2, :2]).logpdf(X).reshape(len(X))
+
+
+@pytest.mark.parametrize(("complete", "alone"), [(20, True), (19, False)])
+def test_the_first_fit_is_to_rows_without_gaps_where_there_are_enough(complete, alone, monkeypatch):
+    monkeypatch.setattr(Seen, "fits", [])
+    X = multivariate_normal(MEAN[:2], COVARIANCE[:2, :2]).rvs(60, random_state=0)
+    X[complete:, 1] = np.nan
+    weight = np.arange(1.0, 61.0)
+    InterpolantImputer(Seen(), random_state=0).fit(X, sample_weight=weight)
+    (first, of_first), (last, of_last) = Seen.fits
+    if alone:
+        np.testing.assert_array_equal(first, X[:complete])
+        np.testing.assert_array_equal(of_first, weight[:complete])
+    else:
+        assert len(first) == len(of_first) == 60
+    np.testing.assert_array_equal(last[:, 0], X[:, 0])
+    np.testing.assert_array_equal(of_last, weight)
+    assert np.isfinite(last).all()
+
+
+def test_rows_without_gaps_that_lack_a_value_are_not_started_from(monkeypatch):
+    """A column that is constant in them would tell nothing of the others."""
+    monkeypatch.setattr(Seen, "fits", [])
+    X = multivariate_normal(MEAN[:2], COVARIANCE[:2, :2]).rvs(60, random_state=0)
+    X[:30, 0], X[30:, 1] = 1.0, np.nan
+    InterpolantImputer(Seen(), random_state=0).fit(X)
+    assert [len(rows) for rows, _ in Seen.fits] == [60, 60]
 
 
 def test_constant_columns_and_rows_without_any_value(rows):

@@ -167,6 +167,25 @@ def test_levels_missing_at_random_leave_no_bias():
     assert fitted.transform(asked)["level"].tolist() == ["a", "b"]
 
 
+def test_rows_without_gaps_that_lack_a_level_are_not_started_from():
+    """Their density would number the levels otherwise."""
+
+    class Counting(Cells):
+        fits = []
+
+        def fit(self, X, y=None):
+            Counting.fits.append(X)
+            return self
+
+    table = make_table("text", 200)
+    table.loc[table["level"] == "b", "x"] = np.nan
+    InterpolantImputer(MixedDensity(Counting(), random_state=0), random_state=0).fit(table)
+    assert [len(X) for X in Counting.fits] == [200 - int(table.isna().all(axis=1).sum())] * 2
+    table.loc[table.index[table["level"] == "b"][0], "x"] = 0.5
+    InterpolantImputer(MixedDensity(Counting(), random_state=0), random_state=0).fit(table)
+    assert len(Counting.fits[2]) == (~table.isna().any(axis=1)).sum()
+
+
 def test_a_table_with_categories_needs_no_word(monkeypatch):
     small = InterpolantFlow(velocity=MLP(width=8), max_iter=2, polish=0, random_state=0)
     monkeypatch.setattr(siflow_sk.mixed, "InterpolantFlow", lambda random_state: small)

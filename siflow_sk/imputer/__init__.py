@@ -21,6 +21,7 @@ from ._tables import Mixed, Numbers, categories
 
 __all__ = ["InterpolantImputer"]
 
+_COMPLETE_ROWS = 10  # for each column: so many are enough to start from
 _GAUSSIAN_ROUNDS = 10  # of drawing the missing values from one Gaussian, to start with
 _AT_ONCE = 2**15  # candidates that are scored together
 
@@ -30,7 +31,9 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
 
     Missing is NaN.  ``fit`` fills the gaps with draws, fits a density q to the filled table, draws what was
     missing anew from q given the rest of each row, and fits again: ``n_rounds`` fits of one density, a
-    stochastic EM algorithm [1]_.  The first draws come from a Gaussian of the columns made normal one by one.
+    stochastic EM algorithm [1]_.  The first fit is to the rows without gaps, where these are ten for each
+    column or more, have every level and no constant column; else the first draws come from a Gaussian of the
+    columns made normal one by one.
 
     With o the observed and m the missing columns of a row,
 
@@ -212,9 +215,12 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
         for round_ in range(rounds):
             # u of values that were seen are theirs, so that these come back to the bit
             filled = np.where(missing, self._proposal.inverse(u), spread)
-            self.estimator_ = clone(estimator).fit(self._table.to_fit(X, filled), None, **weights)
-            self._proposal.fit(u, weight, seed)
-            if round_ + 1 < rounds:
+            last = round_ + 1 == rounds
+            rows = np.arange(len(X)) if last or round_ else self._to_start_from(values)
+            part = {name: weight[rows] for name in weights}
+            self.estimator_ = clone(estimator).fit(self._table.to_fit(X, filled, rows), None, **part)
+            self._proposal.fit(u[rows], weight[rows], seed)
+            if not last:
                 filled[gaps] = self._draws(values[gaps], 1, rng)[:, 0]
                 u = self._proposal.forward(filled)[0]
         sobol = torch.quasirandom.SobolEngine(values.shape[1] + 1, scramble=True, seed=seed)
@@ -244,6 +250,13 @@ class InterpolantImputer(SaveMixin, OneToOneFeatureMixin, TransformerMixin, Dens
                 "kinds={column: ('periodic', period)}))."
             )
         return self.estimator
+
+    def _to_start_from(self, values):
+        """The rows without gaps, where there are enough of them, else all."""
+        complete = ~np.isnan(values).any(axis=1)
+        enough = complete.sum() >= _COMPLETE_ROWS * values.shape[1]
+        alone = enough and self._table.all_in(values[complete])
+        return np.flatnonzero(complete) if alone else np.arange(len(values))
 
     def _start(self, u, missing, weight, rng):
         """Fill by values of other rows, then by draws from a Gaussian whose moments follow the draws."""

@@ -55,9 +55,13 @@ class Numbers:
         """Which numbers the columns can have."""
         return np.ones(values.shape, dtype=bool)
 
-    def to_fit(self, X, values):
-        """What the density is fitted to, once the gaps are filled."""
-        return values
+    def to_fit(self, X, values, rows):
+        """What the density is fitted to, once the gaps are filled: rows of the table by their numbers."""
+        return values[rows]
+
+    def all_in(self, values):
+        """Whether rows of numbers show what all rows do: no column constant, no level left out."""
+        return bool(len(values) and (np.ptp(values, axis=0) > 0).all())
 
     def log_density(self, estimator):
         """The log-density of complete numbers."""
@@ -133,8 +137,13 @@ class Mixed:
                 within[..., j] &= (value >= start) & (value < start + period)
         return within
 
-    def to_fit(self, frame, values):
-        return self.fill(frame, values)
+    def to_fit(self, frame, values, rows):
+        return self.fill(frame.iloc[rows], values[rows])
+
+    def all_in(self, values):
+        pairs = zip(self.active, values.T, strict=True)
+        seen = all(c.kind != "categorical" or len(np.unique(v)) == len(c.levels) for c, v in pairs)
+        return seen and bool(len(values) and (np.ptp(values, axis=0) > 0).all())
 
     def log_density(self, estimator):
         return estimator.estimator_.score_samples
