@@ -13,6 +13,7 @@ from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Batches, Data, Settings, Trainer
 from siflow_sk._training._capture import Recorded, rounded_products
 from siflow_sk._training._loop import jittered_knots, stratified_times
+from siflow_sk._training._plan import make_settings
 from siflow_sk.bases import StandardNormal
 from siflow_sk.exceptions import TrainingWarning
 from siflow_sk.interpolants import INTERPOLANTS, Linear
@@ -78,6 +79,16 @@ def test_times_are_one_in_each_cell(generator):
     assert t.shape == (64, 1)
     assert (64 * t[:, 0]).floor().tolist() == list(range(64))
     assert not torch.equal(t, stratified_times(64, generator, t))
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "wanted"),
+    [(200, "auto", 64), (600, "auto", 75), (1023, 4096, 127), (1024, "auto", 128), (5000, 2048, 512)],
+)
+def test_a_batch_of_the_polish_is_smaller_for_few_rows(rows, batch_size, wanted):
+    flow = quick(batch_size=batch_size)
+    settings, _ = make_settings(flow, rows, 3, rows, MLP(), torch.device("cpu"))
+    assert settings.polish_batch_size == wanted
 
 
 def test_knots_run_from_1_to_0_and_move_inside(generator):

@@ -31,7 +31,7 @@ def affordable_batch(n, device):
 def affordable_polish(n_features, velocity, n_draws, batch_size, device):
     """Steps on the likelihood: a minute on two cores, at most 5000; on a GPU 20 passes over the rows."""
     if device.type != "cpu":
-        return max(5000, math.ceil(20 * n_draws / polish_batch(batch_size)))
+        return max(5000, math.ceil(20 * n_draws / polish_batch(batch_size, n_draws)))
     n_angles, velocity = len(getattr(velocity, "angular", ())), getattr(velocity, "velocity", velocity)
     width, blocks = getattr(velocity, "width", 256), getattr(velocity, "n_blocks", 4)
     # multiply-adds of one row's velocity and divergence, plus what does not depend on the width squared
@@ -40,9 +40,12 @@ def affordable_polish(n_features, velocity, n_draws, batch_size, device):
     return int(min(5000, 2300 * 1.6e5 / work))
 
 
-def polish_batch(batch_size):
-    """Rows per step on the likelihood: a quarter of those of the quadratic loss, at least 128."""
-    return max(128, batch_size // 4)
+def polish_batch(batch_size, n):
+    """Rows per step on the likelihood: a quarter of those of the quadratic loss, at least 128.
+
+    Of less than 1,024 rows an eighth, at least 64: the noise of small batches keeps weights from fitting rows.
+    """
+    return min(128, max(64, n // 8)) if n < 1024 else max(128, batch_size // 4)
 
 
 def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False):
@@ -83,7 +86,7 @@ def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False)
         n_quadratic=n_quadratic,
         n_polish=n_polish if stop_early else 0,
         batch_size=batch_size,
-        polish_batch_size=polish_batch(batch_size),
+        polish_batch_size=polish_batch(batch_size, n),
         learning_rate=float(p.learning_rate_init),
         weight_decay=float(p.weight_decay),
         ema_decay=float(p.ema_decay),
