@@ -43,7 +43,7 @@ def affordable_polish(n_features, velocity, n_draws, batch_size, device):
 def polish_batch(batch_size, n):
     """Rows per step on the likelihood: a quarter of those of the quadratic loss, at least 128.
 
-    Of less than 1,024 rows an eighth, at least 64: the noise of small batches keeps weights from fitting rows.
+    Of less than 1,024 rows an eighth, at least 64: the noise of small batches keeps from overfitting.
     """
     return min(128, max(64, n // 8)) if n < 1024 else max(128, batch_size // 4)
 
