@@ -83,7 +83,7 @@ def test_times_are_one_in_each_cell(generator):
 
 @pytest.mark.parametrize(
     ("rows", "batch_size", "wanted"),
-    [(200, "auto", 64), (600, "auto", 75), (1023, 4096, 127), (1024, "auto", 128), (5000, 2048, 512)],
+    [(200, "auto", 64), (600, "auto", 100), (767, 4096, 127), (768, "auto", 128), (5000, 2048, 512)],
 )
 def test_a_batch_of_the_polish_is_smaller_for_few_rows(rows, batch_size, wanted):
     flow = quick(batch_size=batch_size)

@@ -43,9 +43,10 @@ def affordable_polish(n_features, velocity, n_draws, batch_size, device):
 def polish_batch(batch_size, n):
     """Rows per step on the likelihood: a quarter of those of the quadratic loss, at least 128.
 
-    Of less than 1,024 rows an eighth, at least 64: the noise of small batches keeps from overfitting.
+    Of fewer than 768 rows a sixth, at least 64: the noise of small batches keeps from overfitting.
     """
-    return min(128, max(64, n // 8)) if n < 1024 else max(128, batch_size // 4)
+    few = max(64, n // 6)
+    return few if few < 128 else max(128, batch_size // 4)
 
 
 def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False):

@@ -70,7 +70,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         at least 5000.
     batch_size : int or "auto", default="auto"
         Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128,
-        and where there are less than 1,024 distinct rows an eighth of these, at least 64; never more than
+        and where there are fewer than 768 distinct rows a sixth of these, at least 64; never more than
         there are training rows.
         ``"auto"``: 512; on CUDA a sixty-fourth of the distinct rows, between 512 and 4096.
     learning_rate_init : float, default=3e-3
