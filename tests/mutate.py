@@ -46,6 +46,7 @@ TESTS = {
         "test_errors::test_a_time_for_every_row_has_its_standard_error",
         "test_memory::test_wide_networks_and_exact_divergences_get_smaller_blocks",
     ],
+    "_held": ["test_velocities", "test_conditional::test_held_weights_at_a_context"],
     "_kernel": ["test_velocities"],
     "preprocessing._affine": ["test_preprocessing"],
     "preprocessing._base": ["test_preprocessing"],
