@@ -311,6 +311,14 @@ def test_fault_49_too_few_rows_for_validation():
     assert np.isfinite(flow.score_samples(X)).all()
 
 
+@pytest.fixture
+def keyboard():
+    """A process that a shell started in the background ignores the signal, and so would this one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class CtrlC(Linear):
     """The signal itself, at call ``at``."""
 
@@ -335,6 +343,7 @@ class ImpatientGrid(Grid):
         return super().calibrate(f, state, t0, t1, value)
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_fault_51_ctrl_c_keeps_the_best_so_far(moons):
     with pytest.warns(TrainingWarning, match="Training interrupted after 7 iterations; the best weights so"):
         flow = quick(interpolant=CtrlC(8), preprocessor="whiten").fit(moons)
@@ -343,6 +352,7 @@ def test_fault_51_ctrl_c_keeps_the_best_so_far(moons):
     assert np.isfinite(flow.score_samples(moons)).all()
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_fault_51_ctrl_c_before_anything_is_learnt(moons):
     """No model, and none that passes for fitted."""
     flow = quick(interpolant=CtrlC(1))
@@ -353,6 +363,7 @@ def test_fault_51_ctrl_c_before_anything_is_learnt(moons):
     assert vars(flow) == flow.get_params(deep=False)
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_fault_51_the_second_ctrl_c_ends_the_fit(moons, monkeypatch):
     """Whoever presses twice does not wait for the grid; what was there before is still there."""
     before = quick(solver=ImpatientGrid()).fit(moons)
