@@ -6,6 +6,8 @@ Of a network it takes ``time(t, shift)``, ``context(c)`` and ``_at``, ``_held``,
 
 import torch
 
+_MOST_TIMES = 1024  # kept by value: an adaptive solver passes others with every block
+
 
 class Held:
     """A network at a context, or with what depends on its present weights alone computed once, or both."""
@@ -36,9 +38,12 @@ class Held:
             return self.network._at(self.network.time(t, self.shift))
         # the blocks of a table pass the same times
         key = float(t)
-        if key not in self._known:
-            self._known[key] = self.network._at(self.network.time(t, self.shift))
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None:
+            known = self.network._at(self.network.time(t, self.shift))
+            if len(self._known) < _MOST_TIMES:
+                self._known[key] = known
+        return known
 
     def __call__(self, t, x):
         return self.network._value(self._at(t), x)

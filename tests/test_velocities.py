@@ -9,6 +9,7 @@ from oracles import BENT, NORMAL, ExactVelocity, PlainVelocity, trace_of_jacobia
 from scipy import stats
 from torch import nn
 
+from siflow_sk import _held
 from siflow_sk._kernel import block
 from siflow_sk.velocities import (
     ACTIVATIONS,
@@ -360,6 +361,16 @@ def test_what_is_held_of_a_time_is_found_by_the_time(generator):
             ):
                 assert torch.equal(mine, direct)
     assert len(calls) == 5 + 2
+
+
+def test_what_is_held_of_times_does_not_grow_without_bound(generator, monkeypatch):
+    monkeypatch.setattr(_held, "_MOST_TIMES", 3)
+    network = MLP(width=8).build(3, generator)
+    held, x = hold_weights(network), torch.randn(5, 3, generator=generator)
+    with torch.no_grad():
+        for t in torch.linspace(0.0, 1.0, 7):
+            assert torch.equal(held(t, x), network(t, x))
+    assert len(held._known) == 3
 
 
 @pytest.mark.parametrize("with_context", [False, True])
