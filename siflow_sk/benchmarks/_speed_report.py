@@ -227,7 +227,8 @@ def _rivals_section(speed):
         (
             title("Rivals with exact log-densities"),
             "Fitted to open tables (preparation as in the league), then 1,000 rows scored in turn on one "
-            "thread.  The default estimator scores in float64, the others in float32.  A dagger marks a fit "
+            "thread.  The default estimator integrates in float64, its velocity in float32 where its "
+            "tolerance allows; the others score in float32.  A dagger marks a fit "
             "that the cap on time ended.\n",
             table(header, rows),
         )
