@@ -262,6 +262,37 @@ def test_ranks_lost():
     assert [v.outcome for v in _league_report.verdicts(full(**lost))] == ["not met"] * 3 + ["met"]
 
 
+def test_seeds_of_one_table_do_not_outweigh_the_others():
+    rows = [
+        record(table, model, noise() - (model == "nsf"), seconds=30.0)
+        for table in ("protein", "concrete", "airfoil")
+        for model in (_league.OURS, "nsf")
+    ]
+    for seed in range(1, 5):
+        rows.append(record("airfoil", _league.OURS, noise(), seed=seed) | {"fit_seconds": 9.0})
+    assert _league_report.verdicts(league_of(rows))[3].figure.startswith("1.0 s against 1.0 s of nsf")
+
+
+def test_every_model_tells_its_cap():
+    tables = ("airfoil", "concrete", "protein")
+    rows = [record(table, "gaussian", noise()) for table in tables]
+    rows += [record(table, "gmm", noise(), seconds=30.0) for table in tables]
+    rows += [record(table, "nsf", noise() + 1, seconds=30.0) for table in tables]
+    rows += [record("protein", "nsf", noise() + 1, seconds=240.0)]
+    league = league_of(rows + [record(table, _league.OURS, noise() + 2) for table in tables])
+    page = _league_report.page(league)
+    cells = page.partition("Ranks and times")[2].partition("Log-densities")[0].split("   * - ")
+    caps = {row.splitlines()[0]: row.splitlines()[5].strip(" -") for row in cells[1:]}
+    assert caps == {
+        "Model": "Cap, s",
+        _league.OURS: "none",
+        "nsf": "30 (2), 240 (1)",
+        "gmm": "30",
+        "gaussian": "none",
+    }
+    assert "0 of whose 3 fits a cap of 30 or 240 s ended" in page
+
+
 def test_nothing_is_claimed_of_what_is_missing():
     assert {v.outcome for v in _league_report.verdicts(league_of([]))} == {"open"}
     peers = league_of([record("airfoil", "gmm", noise()), record("airfoil", "kde", noise())])

@@ -165,9 +165,9 @@ def _time_verdict(league):
     rival = min(neural, key=means.get)
     mine, other = (_middle(league, model, "fit_seconds") for model in (league.ours, rival))
     rows = [r for name in league.ranked for r in league.records[name][rival]]
-    n_capped, cap = sum(bool(r["chosen"].get("capped")) for r in rows), max(r["seconds"] for r in rows)
+    n_capped, caps = sum(_capped(r) for r in rows), " or ".join(f"{cap:g}" for cap in _caps(rows))
     figure = f"{mine:.1f} s against {other:.1f} s of {rival}, {n_capped} of whose {len(rows)} fits a cap of "
-    figure += f"{cap:g} s ended{_measured(league)}"
+    figure += f"{caps} s ended{_measured(league)}"
     return Verdict(demand, figure, ("met" if mine <= other else "not met") if _complete(league) else "open")
 
 
@@ -230,8 +230,10 @@ def _sections(league, picture):
     yield title("Ranks and times")
     yield (
         f"Ranks over the {len(league.ranked)} counted tables on which every model has a result; wins are "
-        "first places.  Seconds of the processor, medians over the tables: a fit with its choices on "
-        "validation rows, and the log-densities of 1,000 rows.\n"
+        "first places.  Seconds of the processor, medians over "
+        f"{'these tables' if league.ranked else 'the tables of each model'}: a fit with its choices on "
+        "validation rows, and the log-densities of 1,000 rows.  Cap: on the fit of a peer, half of it below "
+        "3,000 training rows; where several were tried the largest counts, in brackets on how many tables.\n"
     )
     yield _summary(league)
     if picture:
@@ -239,7 +241,7 @@ def _sections(league, picture):
     yield title("Log-densities")
     yield (
         "Mean and standard error over the test rows.  A dagger marks a fit that the cap on time ended: a "
-        f"floor of what the peer can do.  {_caps(league)}  {league.ours} is fitted on training and "
+        f"floor of what the peer can do.  {league.ours} is fitted on training and "
         "validation rows together and keeps a tenth of them for its own choices (on "
         f"{', '.join(TRAIN_ALONE)} it gets the training rows alone); the peers train on the training rows "
         "and choose on the validation rows.\n"
@@ -261,18 +263,30 @@ def _sections(league, picture):
     yield _medians(league)
 
 
-def _caps(league):
-    caps = sorted(
-        {r["seconds"] for m in league.records.values() for rows in m.values() for r in rows if "seconds" in r}
-    )
-    if not caps:
-        return ""
-    return f"The cap was {' or '.join(f'{c:g}' for c in caps)} s, half of it below 3,000 training rows."
+def _capped(record):
+    return bool(record["chosen"].get("capped"))
+
+
+def _caps(records):
+    """Caps on the time of fits -> number of tables."""
+    tables = {}
+    for row in records:
+        if "seconds" in row:
+            tables.setdefault(row["seconds"], set()).add(row["table"])
+    return {cap: len(tables[cap]) for cap in sorted(tables)}
+
+
+def _cap(league, model):
+    caps = _caps(r for models in league.records.values() for r in models.get(model, ()))
+    if len(caps) < 2:
+        return "".join(f"{cap:g}" for cap in caps) or "none"
+    return ", ".join(f"{cap:g} ({n})" for cap, n in caps.items())
 
 
 def _middle(league, model, field):
-    values = [r[field] for m in league.records.values() for r in m.get(model, ())]
-    return statistics.median(values)
+    """Median over the tables on which every model has a result, or where there are none over the model's."""
+    names = league.ranked or [name for name, models in league.records.items() if model in models]
+    return statistics.median(statistics.fmean(r[field] for r in league.records[n][model]) for n in names)
 
 
 def _summary(league):
@@ -290,11 +304,14 @@ def _summary(league):
                     f"{sum(r == 1 for r in values)}",
                     f"{_middle(league, model, 'fit_seconds'):.1f}",
                     f"{_middle(league, model, 'score_seconds'):.3f}",
+                    _cap(league, model),
                 ),
             )
         )
     rows.sort(key=lambda row: row[0])
-    return table(("Model", "Mean rank", "Wins", "Fit, s", "1,000 rows, s"), [row for _, row in rows])
+    return table(
+        ("Model", "Mean rank", "Wins", "Fit, s", "1,000 rows, s", "Cap, s"), [row for _, row in rows]
+    )
 
 
 def _figures(league, names):
@@ -312,7 +329,7 @@ def _figure(records, best):
     if not records:
         return "not run"
     mean, error = nll(records)
-    dagger = "†" if any(r["chosen"].get("capped") for r in records) else ""
+    dagger = "†" if any(map(_capped, records)) else ""
     splits, runs = len(by_split(records)), len(records)
     more = f" ({splits} split{'s' * (splits > 1)}, {runs} runs)" if runs > 1 else ""
     text = f"{mean:.2f} ± {error:.2f}" if math.isfinite(mean) else "infinite"
