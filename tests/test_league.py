@@ -13,7 +13,15 @@ import torch
 from scipy.stats import multivariate_normal, norm, sem
 from torch import nn
 
-from siflow_sk.benchmarks import _flow_peers, _league, _league_report, _peers, _scores, _tables
+from siflow_sk.benchmarks import (
+    _flow_peers,
+    _league,
+    _league_report,
+    _league_tables,
+    _peers,
+    _scores,
+    _tables,
+)
 from siflow_sk.benchmarks.__main__ import main
 
 ROWS = 40
@@ -170,6 +178,39 @@ def test_redrawn_splits_hold_the_same_rows():
     assert len({_tables.digest(t) for t in (table, one, two, _tables.resplit(table, 1))}) == 3
 
 
+@pytest.fixture
+def miniboone(tmp_path):
+    """Rows in the numbers of the real table, each one told by its first column."""
+    rows = np.random.default_rng(5).standard_normal((8455, 2))
+    rows[:, 0] = np.arange(len(rows))
+    splits = dict(zip(("x_train", "x_val", "x_test"), np.split(rows, [1523, 4807]), strict=True))
+    np.savez(tmp_path / "miniboone_partial.npz", **splits)
+    return tmp_path
+
+
+def test_all_rows_of_miniboone_are_split_anew(miniboone):
+    few, many, again = (
+        _league_tables.load_table(name, miniboone)
+        for name in ("miniboone_partial", "miniboone_4807", "miniboone_4807")
+    )
+    assert [len(part) for part in few] == [1523, 3284, 3648]
+    assert [len(part) for part in many] == [4326, 481, 3648]
+    np.testing.assert_array_equal(many.test, few.test)
+    # every row of the two splits once, and mixed
+    np.testing.assert_array_equal(np.sort(np.concatenate(many[:2])[:, 0]), np.arange(4807))
+    assert 100 < (many.valid[:, 0] < 1523).sum() < 220
+    assert _tables.digest(many) == _tables.digest(again) != _tables.digest(few)
+    # ours gets all of them
+    assert len(_tables.rows_to_fit("miniboone_4807", many)) == 4807
+
+
+def test_only_the_league_knows_the_table_made_here(miniboone):
+    assert "miniboone_4807" not in _tables.TABLES
+    assert (*_tables.TABLES, "miniboone_4807") == _league.TABLES
+    assert set(_league_tables.NOT_COUNTED) == {"gas_sensor_drift", "miniboone_4807"}
+    assert _league_tables.find_table("miniboone_4807", miniboone).name == "miniboone_partial.npz"
+
+
 def test_log_densities_of_all_rows_survive_a_record():
     values = np.array([1.5, -np.inf, np.nan, -1e30])
     text = json.loads(json.dumps(_scores.pack(values)))
@@ -220,38 +261,44 @@ def noise(seed=0):
     return 0.1 * np.random.default_rng(seed).standard_normal(50)
 
 
-def full(**changes):
+def full(tables=_league.TABLES, **changes):
     """Ours 1 nat better than the mixture, then the kernel, then the splines, on every table."""
     shifts = {_league.OURS: 1.0, "gmm": 0.0, "kde": -1.0, "nsf": -1.5}
     rows = []
-    for table in _tables.TABLES:
+    for table in tables:
         for model, shift in shifts.items():
             shift = changes.get(f"{table}_{model}", shift)
             rows.append(record(table, model, noise() + shift, seconds=30.0))
-            rows[-1]["fit_seconds"] = changes.get(f"seconds_{model}", 1.0)
+            seconds = changes.get(f"{table}_seconds_{model}", changes.get(f"seconds_{model}", 1.0))
+            rows[-1]["fit_seconds"] = seconds
     return league_of(rows)
 
 
 def test_all_verdicts_met():
     found = _league_report.verdicts(full())
-    assert [v.outcome for v in found] == ["met"] * 4
+    assert [v.outcome for v in found] == ["met"] * 5
     assert found[0].figure == "1.00; next 2.00 (gmm)"
     assert found[1].figure == "12 of 12; next 0 (gmm)"
     assert found[2].figure == "better on 12 of 12, worse on 0"
     assert found[3].figure == "1.0 s against 1.0 s of nsf, 0 of whose 12 fits a cap of 30 s ended"
+    assert found[4].figure == (
+        f"miniboone_partial: {-1 - noise().mean():.2f} against {-noise().mean():.2f} of gmm, "
+        f"better by +1.00 ± 0.00. miniboone_4807: {-1 - noise().mean():.2f} against {-noise().mean():.2f} "
+        "of gmm, better by +1.00 ± 0.00"
+    )
 
 
 def test_a_small_lead_or_a_slow_fit_is_not_enough():
     close = {f"{table}_gmm": 1.5 for table in _tables.TABLES[:5]}  # of 12 that count
     found = _league_report.verdicts(full(**close, seconds_siflow_sk=1.1))
-    assert [v.outcome for v in found] == ["not met"] * 4
+    assert [v.outcome for v in found] == ["not met"] * 4 + ["met"]
     assert found[0].figure == "1.42; next 1.58 (gmm)"
 
 
 def test_a_worse_table_is_named_and_the_one_apart_does_not_count():
     changes = {"airfoil_siflow_sk": -0.5, "gas_sensor_drift_siflow_sk": -9.0}
     found = _league_report.verdicts(full(**changes))
-    assert [v.outcome for v in found] == ["met", "met", "not met", "met"]
+    assert [v.outcome for v in found] == ["met", "met", "not met", "met", "met"]
     assert found[0].figure == "1.08; next 1.92 (gmm)"
     # the same noise on both sides: a paired difference without error
     assert found[2].figure == "better on 11 of 12, worse on 1: airfoil (-0.50 ± 0.00)"
@@ -259,7 +306,55 @@ def test_a_worse_table_is_named_and_the_one_apart_does_not_count():
 
 def test_ranks_lost():
     lost = {f"{table}_siflow_sk": -2.0 for table in _tables.TABLES}
-    assert [v.outcome for v in _league_report.verdicts(full(**lost))] == ["not met"] * 3 + ["met"]
+    found = [v.outcome for v in _league_report.verdicts(full(**lost))]
+    assert found == ["not met"] * 3 + ["met", "not met"]
+    # the table made here counts in none of the others
+    found = _league_report.verdicts(full(miniboone_4807_siflow_sk=-2.0))
+    assert [v.outcome for v in found] == ["met"] * 4 + ["not met"]
+    assert found[1].figure == "12 of 12; next 0 (gmm)"
+    found = _league_report.verdicts(full(tables=_tables.TABLES))
+    assert [v.outcome for v in found] == ["met"] * 4 + ["open"]
+    assert found[4].figure.endswith("+1.00 ± 0.00. miniboone_4807: not measured")
+
+
+def test_miniboone_beside_the_best_peer_of_all():
+    def found(*more):
+        few = [
+            record("miniboone_partial", model, noise() + shift)
+            for model, shift in ((_league.OURS, 1.0), ("gmm", 0.0), ("nsf", 0.5))
+        ]
+        verdict = _league_report.verdicts(league_of([*few, *more]))[4]
+        return verdict.figure.partition("miniboone_4807: ")[2], verdict.outcome
+
+    ours, gmm, nsf = (
+        record("miniboone_4807", model, noise(seed) + shift)
+        for model, seed, shift in ((_league.OURS, 1, 1.0), ("gmm", 2, 0.0), ("nsf", 3, 0.5))
+    )
+    nsf["chosen"]["capped"] = True
+    values = {"ours": noise(1) + 1.0, "gmm": noise(2), "nsf": noise(3) + 0.5}
+    apart = values["ours"] - values["nsf"]
+    lead = f"better by {apart.mean():+.2f} ± {sem(apart):.2f}"
+    nll = {model: f"{-array.mean():.2f}" for model, array in values.items()}
+    figure = f"{nll['ours']} against {nll['nsf']} of nsf (a cap ended its fit), {lead}"
+    assert found(ours, gmm, nsf) == (figure, "met")
+    assert found(gmm, nsf) == ("not measured: siflow_sk", "open")
+    # whoever is missing may be the best
+    some, outcome = found(ours, gmm)
+    assert (some.partition("; ")[2], outcome) == ("not measured: nsf", "open")
+    # but he does not help where ours is behind already
+    behind = record("miniboone_4807", _league.OURS, noise(1) - 1.0)
+    assert found(behind, gmm)[1] == "not met"
+    # no split that both have
+    assert found(ours | {"split": 1}, gmm, nsf)[1] == "open"
+
+
+def test_times_are_compared_on_the_same_tables():
+    # where nobody is ranked, ours takes long and the peer does not
+    slow = dict.fromkeys(("gas_sensor_drift_seconds_siflow_sk", "miniboone_4807_seconds_siflow_sk"), 9.0)
+    halves = {f"{table}_seconds_{m}": 2.0 for table in _tables.TABLES[:6] for m in (_league.OURS, "nsf")}
+    verdict = _league_report.verdicts(full(**slow, **halves))[3]
+    assert verdict.figure.startswith("1.5 s against 1.5 s of nsf")
+    assert verdict.outcome == "met"
 
 
 def test_seeds_of_one_table_do_not_outweigh_the_others():
@@ -291,6 +386,13 @@ def test_every_model_tells_its_cap():
         "gaussian": "none",
     }
     assert "0 of whose 3 fits a cap of 30 or 240 s ended" in page
+
+
+def test_what_stands_apart_says_why():
+    page = _league_report.page(full())
+    assert "Apart, in no rank: on gas_sensor_drift a few validation rows" in page
+    assert "; miniboone_4807 is the training and validation rows of miniboone_partial" in page
+    assert "Apart" not in _league_report.page(full(tables=["airfoil"]))
 
 
 def test_nothing_is_claimed_of_what_is_missing():
@@ -362,6 +464,16 @@ def test_league_runs_resumes_and_adds_models(folder, capsys):
     assert {row["kind"] for row in rows} == {"peer", "flow"}
     assert len({row["rows"] for row in rows}) == 2  # two splits
     assert torch.get_num_threads() > 0
+
+
+def test_league_takes_the_table_made_here(miniboone, monkeypatch, capsys):
+    monkeypatch.chdir(miniboone)
+    command = ["league", "--quick", "--data", ".", "--models", "gaussian", "--report", "page.rst"]
+    assert main([*command, "--tables", "miniboone_4807,miniboone_partial"]) == 0
+    assert capsys.readouterr().out.count("test NLL") == 2
+    rows = [json.loads(line) for line in Path("benchmarks-league.jsonl").read_text().splitlines()]
+    assert [row["table"] for row in rows] == ["miniboone_4807", "miniboone_partial"]
+    assert len({row["rows"] for row in rows}) == 2
 
 
 def test_other_rows_are_measured_again(folder, capsys):
