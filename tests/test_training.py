@@ -75,10 +75,12 @@ def test_a_weight_of_zero_is_never_drawn(generator):
 
 
 def test_times_are_one_in_each_cell(generator):
-    t = stratified_times(64, generator, torch.zeros(1, dtype=torch.float64))
+    t = stratified_times(torch.rand(64, generator=generator, dtype=torch.float64))
     assert t.shape == (64, 1)
     assert (64 * t[:, 0]).floor().tolist() == list(range(64))
-    assert not torch.equal(t, stratified_times(64, generator, t))
+    assert not torch.equal(t, stratified_times(torch.rand(64, generator=generator, dtype=torch.float64)))
+    noise = torch.rand(3, 64, generator=generator)
+    assert torch.equal(stratified_times(noise)[1], stratified_times(noise[1]))
 
 
 @pytest.mark.parametrize(
@@ -93,14 +95,20 @@ def test_a_batch_of_the_polish_is_smaller_for_few_rows(rows, batch_size, wanted)
 
 def test_knots_run_from_1_to_0_and_move_inside(generator):
     for _ in range(50):
-        knots = jittered_knots(4, generator, torch.zeros(1, dtype=torch.float64))
+        noise = torch.rand(3, 5, generator=generator, dtype=torch.float64)
+        knots = jittered_knots(noise[1])
         assert (knots[0], knots[-1]) == (1.0, 0.0)
         assert ((knots - torch.linspace(1.0, 0.0, 5)).abs() <= 0.25 / 4 + 1e-12).all()
         assert (knots.diff() < 0).all()
-    assert not torch.equal(knots, jittered_knots(4, generator, knots))
+        assert torch.equal(jittered_knots(noise)[1], knots)
+    assert not torch.equal(*jittered_knots(noise[:2]))
 
 
 # -- the quadratic loss ---------------------------------------------------------------------------------
+
+
+def uniform(n, seed):
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Perturbed:
@@ -120,7 +128,7 @@ def regression(path, velocity, n=20_000, seed=0):
     rows = []
     with torch.no_grad():
         for c0, c1 in zip(x0.split(500), x1.split(500), strict=True):
-            t = stratified_times(500, torch.Generator().manual_seed(len(rows)), c0)
+            t = stratified_times(uniform(500, len(rows)))
             xt, speed = a(t) * c0 + b(t) * c1, da(t) * c0 + db(t) * c1
             loss = quadratic_loss(velocity, INTERPOLANTS[path](), t, c0, c1)
             exact = ExactVelocity(path, NORMAL, BENT)(t, xt)
@@ -149,7 +157,7 @@ def test_any_other_field_costs_its_distance(path, size):
     extra = regression(path, Perturbed(exact, size))[0] - regression(path, exact)[0]
     a, b = PATHS[path][:2]
     x0, x1 = torch.tensor(NORMAL.sample(20_000, 7)), torch.tensor(BENT.sample(20_000, 8))
-    t = stratified_times(20_000, torch.Generator().manual_seed(9), x0)
+    t = stratified_times(uniform(20_000, 9))
     t = t[torch.randperm(20_000, generator=torch.Generator().manual_seed(10))]
     distance = float(((size * torch.sin(3.0 * (a(t) * x0 + b(t) * x1))) ** 2).sum(1).mean())
     assert distance > 0.02

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import asdict, dataclass, field
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from .._objective import guarded_log_density, likelihood_loss, path_gain, quadratic_loss
@@ -89,32 +90,30 @@ class Batches:
     """
 
     def __init__(self, weight, n_draws, generator):
-        self.edges = weight.cumsum(0)
-        self.n_draws, self.generator = n_draws, generator
-        self.rest = self.edges.new_zeros(0, dtype=torch.long)
+        edges = weight.cumsum(0)
+        points = (torch.arange(n_draws, device=edges.device) + 0.5) / n_draws * edges[-1]
+        self.rows = torch.searchsorted(edges, points).clamp_max(len(edges) - 1)  # of a pass
+        self.generator, self.rest = generator, self.rows[:0]
 
     def take(self, size):
         while len(self.rest) < size:
-            order = torch.randperm(self.n_draws, generator=self.generator, device=self.edges.device)
-            points = (order + 0.5) / self.n_draws * self.edges[-1]
-            rows = torch.searchsorted(self.edges, points).clamp_max(len(self.edges) - 1)
-            self.rest = torch.cat([self.rest, rows])
+            order = torch.randperm(len(self.rows), generator=self.generator, device=self.rows.device)
+            self.rest = torch.cat([self.rest, self.rows[order]])
         batch, self.rest = self.rest[:size], self.rest[size:]
         return batch
 
 
-def stratified_times(n, generator, like):
-    """One uniform time in each of ``n`` equal cells, in order, ``(n, 1)``."""
-    noise = torch.rand(n, generator=generator, device=like.device, dtype=like.dtype)
-    return ((torch.arange(n, device=like.device) + noise) / n)[:, None]
+def stratified_times(noise):
+    """One time in each of n equal cells, in order, ``(..., n, 1)``, from uniform noise ``(..., n)``."""
+    n = noise.shape[-1]
+    return ((torch.arange(n, device=noise.device) + noise) / n)[..., None]
 
 
-def jittered_knots(n_steps, generator, like):
-    """Times from 1 to 0 in ``n_steps`` steps, inner ones moved at random by up to a quarter of a step."""
-    knots = torch.linspace(1.0, 0.0, n_steps + 1, device=like.device, dtype=like.dtype)
-    noise = torch.rand(n_steps + 1, generator=generator, device=like.device, dtype=like.dtype) - 0.5
-    noise[0] = noise[-1] = 0.0
-    return knots + 0.5 * noise / n_steps
+def jittered_knots(noise):
+    """Times from 1 to 0, as many as uniform noise, which moves inner ones by up to a quarter of a step."""
+    n_steps = noise.shape[-1] - 1
+    knots = torch.linspace(1.0, 0.0, n_steps + 1, device=noise.device, dtype=noise.dtype)
+    return knots + 0.5 * nn.functional.pad(noise[..., 1:-1] - 0.5, (1, 1)) / n_steps
 
 
 class Trainer:
@@ -191,17 +190,20 @@ class Trainer:
     def _quadratic(self, progress):
         s = self.settings
         here, at_rest = self._enter("quadratic", progress), math.ceil(s.path_share * s.n_quadratic)
-        update = self._take_part(
-            lambda v, *inputs: quadratic_loss(v, self.interpolant, *inputs), "quadratic", self.interpolant
-        )
+
+        # whatever follows from the draws is left to the update, which may be recorded or shared
+        def loss(velocity, noise, *inputs):
+            return quadratic_loss(velocity, self.interpolant, stratified_times(noise), *inputs)
+
+        update = self._take_part(loss, "quadratic", self.interpolant)
         every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self._n_valid() // 10)
         for step in range(here.step, s.n_quadratic):
             here.step = step
             self.between_steps()
             rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
             x0, x1, context = self._pairs(min(s.batch_size, self.data.n_draws))
-            t = stratified_times(len(x1), self.generator, x1)
-            self.history.loss.append(self._step(update, rate, t, x0, x1, *self._noise(x1), *context))
+            noise = self._uniform(len(x1), x1)
+            self.history.loss.append(self._step(update, rate, noise, x0, x1, *self._noise(x1), *context))
             if self.moving and step == at_rest:
                 self.best_score, self.best = -math.inf, None  # of a path that has moved since
             for part, optimiser in self.moving:
@@ -276,7 +278,7 @@ class Trainer:
         """One step of a part towards less kinetic energy, on pairs of its own, with the velocity held."""
         part.coefficients_.requires_grad_(True)
         x0, x1, context = self._pairs(self.settings.batch_size)
-        t = stratified_times(len(x1), self.generator, x1)
+        t = stratified_times(self._uniform(len(x1), x1))
         gain = path_gain(given(self.network, *context), self.interpolant, t, x0, x1)
         (part.coefficients_.grad,) = torch.autograd.grad(gain, part.coefficients_)
         optimiser.param_groups[0]["lr"] = part.learning_rate * share
@@ -284,6 +286,9 @@ class Trainer:
         part.coefficients_.grad = None
         part.coefficients_.requires_grad_(False)
         part.check()
+
+    def _uniform(self, n, like):
+        return torch.rand(n, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _noise(self, like):
         """The latent noise of an interpolant that has a gamma: one tensor or none."""
@@ -298,8 +303,8 @@ class Trainer:
             here.n_steps, here.penalty = self._steps_and_penalty()
         penalty = here.penalty
 
-        def loss(velocity, x, knots):
-            return likelihood_loss(velocity, self.base, x, knots, penalty)
+        def loss(velocity, x, noise):
+            return likelihood_loss(velocity, self.base, x, jittered_knots(noise), penalty)
 
         update = self._take_part(loss, "polish", self.base, penalty)
         passes = math.ceil(self.data.n_draws / s.polish_batch_size)
@@ -310,8 +315,8 @@ class Trainer:
             self.between_steps()
             rate = here.factor * s.learning_rate * _warm_cosine(step, s.n_polish)
             x, context = self._batch(min(s.polish_batch_size, self.data.n_draws))
-            knots = jittered_knots(here.n_steps, self.generator, x)
-            self.history.polish_loss.append(self._step(update, rate, x, knots, *context))
+            noise = self._uniform(here.n_steps + 1, x)
+            self.history.polish_loss.append(self._step(update, rate, x, noise, *context))
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
                 self._check("polish", progress)
@@ -419,10 +424,10 @@ class Trainer:
         return Recorded(update)
 
     def _step(self, update, rate, *inputs):
-        """One update.  On CUDA the learning rate and the decay travel as tensors, which a record needs."""
+        """One update.  On CUDA learning rate and decay of one alone are tensors, which a record needs."""
         k = self.iteration + 1
         numbers = rate, min(self.settings.ema_decay, (k + 1) / (k + 10))
-        if inputs[0].is_cuda:
+        if self.seat is None and inputs[0].is_cuda:
             numbers = [inputs[0].new_full((), number) for number in numbers]
         loss = update(*numbers, *inputs)
         self.iteration, self.rate = k, rate
@@ -505,7 +510,7 @@ class Trainer:
         self.standing = Standing(**state["standing"])
         self._random = state["random"]
         self.generator.set_state(self._random)
-        self.batches.rest = state["rest"].to(self.batches.edges.device)
+        self.batches.rest = state["rest"].to(self.batches.rows.device)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         best = state["best"]

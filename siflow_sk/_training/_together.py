@@ -32,7 +32,7 @@ class Meeting:
     def __init__(self):
         self._changed = threading.Condition()
         self._busy, self._waiting, self._open = 0, [], True
-        self._stacks = {}
+        self._stacks, self.keys = {}, {}
         self._thread = threading.Thread(target=self._serve, name="siflow_sk meeting", daemon=True)
 
     def __enter__(self):
@@ -170,7 +170,11 @@ class _Request:
 
 
 class Step(_Request):
-    """One update; the inputs begin with the learning rate and the decay of the averaged weights."""
+    """One update, by its learning rate and decay of the averaged weights."""
+
+    def __init__(self, seat, key, inputs, *numbers):
+        super().__init__(seat, key, inputs)
+        self.numbers = numbers
 
 
 class Score(_Request):
@@ -186,7 +190,8 @@ class Seat:
     _numbers = iter(range(2**62))
 
     def __init__(self, meeting, trainer, loss, key):
-        self.meeting, self.loss, self.key, self.number = meeting, loss, key, next(self._numbers)
+        self.meeting, self.loss, self.number = meeting, loss, next(self._numbers)
+        self.key = meeting.keys.setdefault(key, self.number)  # a long tuple is slow to compare at each step
         self.network, self.average, self.taken = trainer.network, trainer.average, True
         self.weight_decay, self.clip = trainer.settings.weight_decay, trainer.settings.clip
         optimiser = Optimiser(self.network, self.weight_decay)
@@ -195,9 +200,7 @@ class Seat:
     def __call__(self, rate, decay, *inputs):
         """One step; returns the loss."""
         shapes = tuple(value.shape for value in inputs)
-        like = inputs[0]
-        numbers = [torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (rate, decay)]
-        return self.meeting.ask(Step(self, (self.key, shapes), [*numbers, *inputs]))
+        return self.meeting.ask(Step(self, (self.key, shapes), inputs, rate, decay))
 
     def score(self, base, x, context):
         """Guarded log-density of the rows, or None where that is done alone."""
@@ -266,7 +269,10 @@ class _Stack:
     def step(self, group):
         """The losses; ``group`` are the requests of the seats, in their order."""
         inputs = [torch.stack(values) for values in zip(*(r.inputs for r in group), strict=True)]
-        return self.update(*inputs).unbind(0)
+        numbers = torch.tensor([r.numbers for r in group], dtype=inputs[0].dtype)
+        # one transfer, which the host need not wait for, instead of two kernels for each seat
+        rate, decay = numbers.to(inputs[0].device, non_blocking=True).unbind(1)
+        return self.update(rate, decay, *inputs).unbind(0)
 
     def _update(self, rate, decay, *inputs):
         """As ``Trainer._update``, for all seats; every number has an entry for each."""
