@@ -97,6 +97,28 @@ def test_a_learning_rate_that_falls_begins_anew(X, together, monkeypatch):
     assert len(seats) > 2 * (4 + 4)  # both searches, both stages
 
 
+def test_a_stack_outlives_those_who_leave_it(X, monkeypatch):
+    """On CUDA, whose rule is tried here, a stack made anew costs as much as hundreds of steps."""
+    made, init = [], _together._Stack.__init__
+
+    def counted(stack, *args):
+        init(stack, *args)
+        made.append(len(stack.seats))
+
+    monkeypatch.setattr(_together._Stack, "__init__", counted)
+    # two preprocessors, lengths of all kinds, and learning rates that fall
+    flow = quick(preprocessor="gaussianize", n_iter_no_change=2)
+    grid = {"max_iter": [10, 20, 30], "polish": [10, 30, 50]}
+    searches, n_stacks = [], []
+    for slots in ({}, {"cpu": _together.SLOTS["cuda"]}):
+        monkeypatch.setattr(_together, "SLOTS", slots)
+        searches.append(InterpolantSearchCV(flow, grid, cv=2, refit=False).fit(X))
+        n_stacks.append(len(made))
+        made.clear()
+    agree(*searches)
+    assert n_stacks[1] <= n_stacks[0] / 3
+
+
 def test_conditional_flows_and_pipelines(X, together):
     flow = ConditionalInterpolantFlow(
         velocity=ConditionalMLP(width=8, context_width=8), max_iter=6, polish=4, random_state=0

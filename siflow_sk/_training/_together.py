@@ -19,6 +19,9 @@ from ._optimiser import Optimiser, adam_step, muon_step
 _HERE = threading.local()
 _PACKAGE = __name__.split(".")[0]
 MOST_ROWS = 1024  # validation rows of one model that are scored beside those of others
+# Slots of a stack for each seat at work: when it is made, and at most.  On CUDA a stack made anew is recorded
+# anew, which takes as long as hundreds of steps, and idle slots cost little; elsewhere none is idle.
+SLOTS = {"cuda": (4, 6)}
 
 
 class Meeting:
@@ -96,7 +99,7 @@ class Meeting:
             now = scores or requests
             for group in _alike(now):
                 try:
-                    self._answer(group)
+                    self._answer(group, len(requests))
                 except Exception as error:  # belongs to those who asked
                     for request in group:
                         request.error = error
@@ -112,15 +115,16 @@ class Meeting:
             request.served.set()
             self._changed.wait_for(lambda: not (self._open and self._busy))
 
-    def _answer(self, group):
+    def _answer(self, group, n_present):
         if isinstance(group[0], Score):
             answers = _scores(group)
         else:
             seats = [request.seat for request in group]
             stack = self._stacks.get(group[0].key)
-            if stack is None or stack.seats != seats:  # somebody came or left
-                self._stacks = {k: s for k, s in self._stacks.items() if any(one.taken for one in s.seats)}
-                stack = self._stacks[group[0].key] = _Stack(seats)
+            if stack is None or not stack.has_room(seats):
+                self._stacks = {k: s for k, s in self._stacks.items() if any(map(s.holds, s.seats))}
+                stack = self._stacks[group[0].key] = _Stack(seats, n_present)
+            stack.welcome(seats)
             answers = stack.step(group)
         for request, answer in zip(group, answers, strict=True):
             request.answer = answer
@@ -184,7 +188,7 @@ class Score(_Request):
 class Seat:
     """The place of a trainer among others: called as the update that it would do alone.
 
-    While it is taken, weights, averaged weights and moments are views of the stack's.
+    While it has a slot of a stack, weights, averaged weights and moments are views of the stack's.
     """
 
     _numbers = iter(range(2**62))
@@ -192,7 +196,7 @@ class Seat:
     def __init__(self, meeting, trainer, loss, key):
         self.meeting, self.loss, self.number = meeting, loss, next(self._numbers)
         self.key = meeting.keys.setdefault(key, self.number)  # a long tuple is slow to compare at each step
-        self.network, self.average, self.taken = trainer.network, trainer.average, True
+        self.network, self.average, self.stack = trainer.network, trainer.average, None
         self.weight_decay, self.clip = trainer.settings.weight_decay, trainer.settings.clip
         optimiser = Optimiser(self.network, self.weight_decay)
         self.by_muon, self.moments = optimiser.by_muon, optimiser.tensors()
@@ -224,7 +228,7 @@ class Seat:
 
     def release(self):
         """Weights that belong to the trainer alone again."""
-        self.taken = False
+        self.stack = None
         for p in _weights(self):
             p.data = p.data.clone()
 
@@ -251,39 +255,71 @@ def _scores(group):
         return guarded_log_density(network.given(*context) if context else network, base[0], x).unbind(0)
 
 
-class _Stack:
-    """Weights and moments of several seats with a leading axis, and a step of all of them."""
+def _slots(seats):
+    """The number of slots for these when their stack is made, and at most."""
+    return [n * len(seats) for n in SLOTS.get(seats[0].moments[0].device.type, (1, 1))]
 
-    def __init__(self, seats):
-        self.seats, first = seats, seats[0]
-        tensors = [torch.stack(values) for values in zip(*(s.tensors() for s in seats), strict=True)]
-        for i, one in enumerate(seats):
-            one.bind([value[i] for value in tensors])
+
+class _Stack:
+    """Weights and moments of several seats with a leading axis, and a step of all of them.
+
+    Each index of that axis is a slot, which is free once its seat was given up or sits in another stack.  It
+    stays where it is in memory, as a recorded step demands, and a newcomer's numbers are copied into it.
+    """
+
+    def __init__(self, seats, n_present):
+        first, n_slots = seats[0], min(_slots(seats)[0], n_present)
+        self.seats, self.loss = [None] * n_slots, first.loss
+        self.clip, self.by_muon = first.clip, first.by_muon
+        self.tensors = [value.new_zeros(n_slots, *value.shape) for value in first.tensors()]
         n = len(first.by_muon)
-        self.network = _with_weights(first.network, tensors[:n])
-        self.averages, self.count = tensors[n : 2 * n], tensors[-1]
-        self.moments, self.squares = tensors[2 * n : 3 * n], tensors[3 * n : -1]
-        self.weight_decay = self.count.new_tensor([s.weight_decay for s in seats])
+        self.network = _with_weights(first.network, self.tensors[:n])
+        self.averages, self.count = self.tensors[n : 2 * n], self.tensors[-1]
+        self.moments, self.squares = self.tensors[2 * n : 3 * n], self.tensors[3 * n : -1]
+        self.weight_decay = self.count.new_zeros(n_slots)
         self.update = Recorded(self._update)
 
+    def holds(self, seat):
+        """Whether the seat has a slot."""
+        return seat is not None and seat.stack is self
+
+    def has_room(self, seats):
+        """Whether these can step here: all who hold a slot among them, and not too few."""
+        asleep = any(self.holds(s) and s not in seats for s in self.seats)
+        return len(seats) <= len(self.seats) <= _slots(seats)[1] and not asleep
+
+    def welcome(self, seats):
+        """Free slots for those who have none."""
+        self.seats = [s if self.holds(s) else None for s in self.seats]
+        for newcomer in (s for s in seats if not self.holds(s)):
+            i = self.seats.index(None)
+            slot = [value[i] for value in self.tensors]
+            for place, value in zip(slot, newcomer.tensors(), strict=True):
+                place.copy_(value)
+            newcomer.bind(slot)
+            newcomer.stack, self.seats[i], self.weight_decay[i] = self, newcomer, newcomer.weight_decay
+
     def step(self, group):
-        """The losses; ``group`` are the requests of the seats, in their order."""
-        inputs = [torch.stack(values) for values in zip(*(r.inputs for r in group), strict=True)]
-        numbers = torch.tensor([r.numbers for r in group], dtype=inputs[0].dtype)
+        """The losses of the requests; idle slots do as the first of them, and nobody heeds them."""
+        asked = {r.seat: r for r in group}
+        requests = [asked.get(s, group[0]) for s in self.seats]
+        inputs = [torch.stack(values) for values in zip(*(r.inputs for r in requests), strict=True)]
+        numbers = torch.tensor([r.numbers for r in requests], dtype=inputs[0].dtype)
         # one transfer, which the host need not wait for, instead of two kernels for each seat
         rate, decay = numbers.to(inputs[0].device, non_blocking=True).unbind(1)
-        return self.update(rate, decay, *inputs).unbind(0)
+        losses = dict(zip(self.seats, self.update(rate, decay, *inputs).unbind(0), strict=True))
+        return [losses[r.seat] for r in group]
 
     def _update(self, rate, decay, *inputs):
         """As ``Trainer._update``, for all seats; every number has an entry for each."""
-        first, weights = self.seats[0], list(self.network.parameters())
-        losses = first.loss(self.network, *inputs)
+        weights = list(self.network.parameters())
+        losses = self.loss(self.network, *inputs)
         gradients = torch.autograd.grad(losses.sum(), weights)
         with torch.no_grad():
             norm = sum(g.flatten(1).square().sum(1) for g in gradients).sqrt()
-            scale = (first.clip / (norm + 1e-6)).clamp_max(1.0).nan_to_num(0.0)
+            scale = (self.clip / (norm + 1e-6)).clamp_max(1.0).nan_to_num(0.0)
             self.count.add_(1.0)
-            state = self.averages, self.moments, self.squares, first.by_muon
+            state = self.averages, self.moments, self.squares, self.by_muon
             for weight, gradient, average, moment, square, by_muon in zip(
                 weights, gradients, *state, strict=True
             ):
