@@ -107,16 +107,21 @@ def test_a_stack_outlives_those_who_leave_it(X, monkeypatch):
 
     monkeypatch.setattr(_together._Stack, "__init__", counted)
     # two preprocessors, lengths of all kinds, and learning rates that fall
-    flow = quick(preprocessor="gaussianize", n_iter_no_change=2)
-    grid = {"max_iter": [10, 20, 30], "polish": [10, 30, 50]}
+    flow = quick(preprocessor="gaussianize", weight_decay=1.0)
+    grid = {"max_iter": [10, 30], "polish": [10, 40], "n_iter_no_change": [1, 3]}
+    scoring = {"score": InterpolantFlow.score, "score of the loss": _last_loss}
     searches, n_stacks = [], []
     for slots in ({}, {"cpu": _together.SLOTS["cuda"]}):
         monkeypatch.setattr(_together, "SLOTS", slots)
-        searches.append(InterpolantSearchCV(flow, grid, cv=2, refit=False).fit(X))
+        searches.append(InterpolantSearchCV(flow, grid, scoring=scoring, cv=2, refit=False).fit(X))
         n_stacks.append(len(made))
         made.clear()
     agree(*searches)
     assert n_stacks[1] <= n_stacks[0] / 3
+
+
+def _last_loss(flow, X, y=None):
+    return flow.polish_loss_curve_[-1]
 
 
 def test_conditional_flows_and_pipelines(X, together):
