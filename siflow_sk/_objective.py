@@ -88,8 +88,8 @@ def likelihood_loss(velocity, base, x, knots, penalty):
     knots : tensor of shape (m,)
         Times, decreasing from 1 to 0.  With a leading axis of models, as ``x`` and the velocity have then,
         the loss has it as well.
-    penalty : float
-        The factor p.
+    penalty : float or tensor of shape (1,)
+        The factor p; with a leading axis of models where ``x`` has it.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 import siflow_sk
 from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow, InterpolantSearchCV
 from siflow_sk._objective import guarded_log_density, likelihood_loss, quadratic_loss
-from siflow_sk._training import Meeting, _together
+from siflow_sk._training import Meeting, Trainer, _together
 from siflow_sk._training._optimiser import orthogonalised
 from siflow_sk.bases import StudentT
 from siflow_sk.interpolants import Linear
@@ -95,6 +95,16 @@ def test_a_learning_rate_that_falls_begins_anew(X, together, monkeypatch):
     agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, refit=False), atol=1e-4)
     assert max(together) == 4
     assert len(seats) > 2 * (4 + 4)  # both searches, both stages
+
+
+def test_fits_whose_step_error_is_penalised_differently_share_their_steps(X, together, monkeypatch):
+    def penalty(trainer):
+        return 2, 1.0 + 100.0 * float(trainer.data.x_valid[0, 0].abs())
+
+    monkeypatch.setattr(Trainer, "_steps_and_penalty", penalty)
+    flow = quick(max_iter=1, polish=6, learning_rate_init=0.05)
+    agree(*both(flow, {"random_state": [0, 1]}, X, refit=False))
+    assert together == 7 * [4]
 
 
 def test_a_stack_outlives_those_who_leave_it(X, monkeypatch):

@@ -301,12 +301,12 @@ class Trainer:
         here = self._enter("polish", progress)
         if here.step == 0:
             here.n_steps, here.penalty = self._steps_and_penalty()
-        penalty = here.penalty
+        penalty = self.data.x.new_full((1,), here.penalty)  # an input: trainers may differ in it and meet
 
-        def loss(velocity, x, noise):
+        def loss(velocity, x, noise, penalty):
             return likelihood_loss(velocity, self.base, x, jittered_knots(noise), penalty)
 
-        update = self._take_part(loss, "polish", self.base, penalty)
+        update = self._take_part(loss, "polish", self.base)
         passes = math.ceil(self.data.n_draws / s.polish_batch_size)
         every = max(1, min(s.n_polish // s.checks, min(50, max(10, 5 * passes))))
         every = max(every, s.n_polish // 250, self._n_valid() // 20)
@@ -316,7 +316,7 @@ class Trainer:
             rate = here.factor * s.learning_rate * _warm_cosine(step, s.n_polish)
             x, context = self._batch(min(s.polish_batch_size, self.data.n_draws))
             noise = self._uniform(here.n_steps + 1, x)
-            self.history.polish_loss.append(self._step(update, rate, x, noise, *context))
+            self.history.polish_loss.append(self._step(update, rate, x, noise, penalty, *context))
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
                 self._check("polish", progress)
@@ -332,7 +332,7 @@ class Trainer:
                     self._restore()
                     self.average.load_state_dict(self.network.state_dict())
                     self.optimiser = self._new_optimiser()  # forget the momentum that led away
-                    update = self._take_part(loss, "polish", self.base, penalty)
+                    update = self._take_part(loss, "polish", self.base)
 
     def _is_falling(self):
         """Whether the latest checks, more than half of those to wait for, fell ever faster.
