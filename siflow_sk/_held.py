@@ -6,8 +6,6 @@ Of a network it takes ``time(t, shift)``, ``context(c)`` and ``_at``, ``_held``,
 
 import torch
 
-_MOST_TIMES = 1024  # kept by value: an adaptive solver passes others with every block
-
 
 class Held:
     """A network at a context, or with what depends on its present weights alone computed once, or both."""
@@ -20,7 +18,14 @@ class Held:
         return Held(self.network, self.network.context(context), self.held, self.times)
 
     def hold_weights(self, times=()):
-        return Held(self.network, self.shift, self.network._held(), times)
+        held = self.network._held() if self.held is None else self.held
+        return Held(self.network, self.shift, held, times)
+
+    def at_times(self, times):
+        """The same, knowing these times; itself where every row has a context, and so features of its own."""
+        if isinstance(self.shift, torch.Tensor):
+            return self
+        return Held(self.network, self.shift, self.held, times)
 
     def _at_all(self, times):
         """``id(t)`` of each time -> what the network takes from it; ``times`` keeps the tensors alive."""
@@ -32,18 +37,7 @@ class Held:
 
     def _at(self, t):
         known = self._known.get(id(t))
-        if known is not None:
-            return known
-        if self.held is None or isinstance(self.shift, torch.Tensor) or not _is_number(t):
-            return self.network._at(self.network.time(t, self.shift))
-        # the blocks of a table pass the same times
-        key = float(t)
-        known = self._known.get(key)
-        if known is None:
-            known = self.network._at(self.network.time(t, self.shift))
-            if len(self._known) < _MOST_TIMES:
-                self._known[key] = known
-        return known
+        return self.network._at(self.network.time(t, self.shift)) if known is None else known
 
     def __call__(self, t, x):
         return self.network._value(self._at(t), x)
@@ -53,16 +47,13 @@ class Held:
         return self.network._value_and_divergence(self._at(t), x, held)
 
 
-def _is_number(t):
-    """Whether a time can be read without waiting for a device or losing a gradient."""
-    return t.ndim == 0 and t.device.type == "cpu" and not torch.is_grad_enabled()
-
-
 class InSingle:
     """A held network in float32, for points of another dtype, in which its results come back."""
 
-    def __init__(self, held):
-        self.held = held
+    def __init__(self, held, times=()):
+        in_single = [t.float() for t in times]
+        self.held, self.times = held.at_times(in_single) if times else held, times
+        self._known = dict(zip(map(id, times), in_single, strict=True))
 
     @property
     def network(self):
@@ -71,6 +62,16 @@ class InSingle:
     def given(self, context):
         return InSingle(self.held.given(context.float()))
 
+    def at_times(self, times):
+        return InSingle(self.held, times) if hasattr(self.held, "at_times") else self
+
+    def _at(self, t):
+        known = self._known.get(id(t))
+        return t.float() if known is None else known
+
+    def __call__(self, t, x):
+        return self.held(self._at(t), x.float()).to(x)
+
     def value_and_divergence(self, t, x):
-        value, divergence = self.held.value_and_divergence(t.float(), x.float())
+        value, divergence = self.held.value_and_divergence(self._at(t), x.float())
         return value.to(x), divergence.to(x)

@@ -9,12 +9,13 @@ from torch.autograd.function import once_differentiable
 
 
 def _tanh(z):
-    # 2 sigmoid(2 z) - 1: six times faster than torch.tanh on CPUs with AVX-512 or AVX2
-    if torch.is_grad_enabled():
-        y = torch.sigmoid(2.0 * z).mul(2.0).sub(1.0)
-    else:
-        y = (2.0 * z).sigmoid_().mul_(2.0).sub_(1.0)
+    y = torch.tanh(z)
     return y, torch.addcmul(y.new_ones(()), y, y, value=-1.0)
+
+
+def _tanh_here(z):
+    """The same, in the memory of z."""
+    return z.tanh_(), torch.addcmul(z.new_ones(()), z, z, value=-1.0)
 
 
 def _silu(z):
@@ -124,11 +125,12 @@ class _Block(torch.autograd.Function):
 
 def _evaluate(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
     """As :class:`_Block`, to the bit, in as few tensors as it takes: the caches hold them all."""
-    act = SMOOTH[activation][0]
+    act = _tanh_here if activation == "tanh" else SMOOTH[activation][0]
     z = product(x, w1)
     h, a = act(torch.addcmul(b1, z, s1, out=z))
     z = product(h, w2)
     q = product(a.mul_(s1), mixed)
+    del h, a  # so the next ones take their place
     h, a = act(torch.addcmul(b2, z, s2, out=z))
     return product(h, w3), q.mul_(a.mul_(s2)).sum(-1)
 

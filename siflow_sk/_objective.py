@@ -124,12 +124,28 @@ def guarded_log_density(velocity, base, x):
     knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=x.device, dtype=x.dtype)
     rows = x.flatten(0, -2)
 
-    def field(t, state):
-        value, divergence = velocity_and_divergence(velocity, t, state[0].reshape(x.shape))
+    state = (rows, rows.new_zeros(len(rows)))
+    (z, log_det), error = with_embedded_error(_Field(velocity, x.shape), state, knots)
+    return (base.log_prob(z) + log_det - error).reshape(x.shape[:-1])
+
+
+class _Field:
+    """Velocity and divergence, of rows that have a leading axis of models inside."""
+
+    def __init__(self, velocity, shape):
+        self.velocity, self.shape = velocity, shape
+
+    def at_times(self, times):
+        return (
+            _Field(self.velocity.at_times(times), self.shape) if hasattr(self.velocity, "at_times") else self
+        )
+
+    def __call__(self, t, state):
+        value, divergence = velocity_and_divergence(self.velocity, t, state[0].reshape(self.shape))
         return value.flatten(0, -2), divergence.flatten()
 
-    (z, log_det), error = with_embedded_error(field, (rows, rows.new_zeros(len(rows))), knots)
-    return (base.log_prob(z) + log_det - error).reshape(x.shape[:-1])
+    def motion(self, t, state):
+        return (self.velocity(t, state[0].reshape(self.shape)).flatten(0, -2),)
 
 
 def _log_prob(base, x):

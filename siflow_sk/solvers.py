@@ -54,7 +54,7 @@ def _combine(state, h, slopes, weights):
     for j, y in enumerate(state):
         step = None
         for slope, weight in zip(slopes, weights, strict=False):
-            if weight != 0.0:
+            if weight != 0.0:  # so a slope may lack the part
                 step = weight * slope[j] if step is None else torch.add(step, slope[j], alpha=weight)
         result.append(y if step is None else y + _clock(h, y) * step)
     return tuple(result)
@@ -65,20 +65,39 @@ def _clock(h, y):
     return h.reshape(-1) if h.ndim == 2 and y.ndim == 1 else h
 
 
-def _explicit_step(f, t, h, state, tableau):
-    a, b, c = tableau
+def _on_steps(f, knots, nodes):
+    """The field, and the times of every step between ``knots`` ``(m,)`` and its size.
+
+    A field that has ``at_times(times)`` prepares itself for all of them at once; it meets these very tensors.
+    """
+    h = knots.diff()
+    times = [step.unbind() for step in knots[:-1, None] + h[:, None] * knots.new_tensor(nodes)]
+    f = f.at_times([*itertools.chain.from_iterable(times)]) if hasattr(f, "at_times") and times else f
+    return f, zip(times, h.unbind(), strict=True)
+
+
+def _explicit_step(f, times, h, state, tableau):
+    a, b, _ = tableau
     slopes = []
-    for row, node in zip(a, c, strict=True):
-        slopes.append(f(t + node * h, _combine(state, h, slopes, row)))
+    for row, t in zip(a, times, strict=True):
+        slopes.append(f(t, _combine(state, h, slopes, row)))
     return _combine(state, h, slopes, b)
 
 
-def _dormand_prince_step(f, t, h, state, first):
-    """One step: new state, its derivative (used as the next first slope), embedded error."""
-    slopes = [first]
-    for row, node in zip(_DP_A[1:], _DP_C[1:], strict=True):
-        new = _combine(state, h, slopes, row)
-        slopes.append(f(t + node * h, new))
+def _dormand_prince_step(f, times, h, state, first):
+    """One step: new state, its derivative (used as the next first slope), embedded error.
+
+    ``times`` are those of the nodes after the first.  Where only the first part of the state moves the
+    others, and these are integrals, the field has ``motion``, the slope of that part alone: integrals are
+    not needed inside the step, and the slope of the second node has no weight in them.
+    """
+    slopes, motion = [first], getattr(f, "motion", None)
+    moving = state if motion is None else state[:1]
+    slopes.append((motion or f)(times[0], _combine(moving, h, slopes, _DP_A[1])))
+    for row, t in zip(_DP_A[2:6], times[1:5], strict=True):
+        slopes.append(f(t, _combine(moving, h, slopes, row)))
+    new = _combine(state, h, slopes, _DP_B)
+    slopes.append(f(times[5], new))
     zero = tuple(torch.zeros_like(y) for y in state)
     return new, slopes[6], _combine(zero, h, slopes, _DP_E)
 
@@ -86,17 +105,19 @@ def _dormand_prince_step(f, t, h, state, first):
 def with_embedded_error(f, state, knots):
     """Dormand-Prince steps on given times: the final state and the summed size of the embedded errors."""
     size = state[0].new_zeros(len(state[0]))
-    for _, new, error in _walk(f, state, knots):
+    for new, error in _walk(f, state, knots):
         state, size = new, size + _size(error)
     return state, size
 
 
 def _walk(f, state, knots):
-    """Yield the time, the state and the embedded error after each step."""
-    slope = f(knots[0], state)
-    for t, t_next in itertools.pairwise(knots):
-        state, slope, error = _dormand_prince_step(f, t, t_next - t, state, slope)
-        yield t_next, state, error
+    """Yield the state and the embedded error after each step."""
+    slope = None
+    f, steps = _on_steps(f, knots, _DP_C[:6])
+    for times, h in steps:
+        slope = f(times[0], state) if slope is None else slope
+        state, slope, error = _dormand_prince_step(f, [*times[1:], times[5]], h, state, slope)
+        yield state, error
 
 
 def _size(error):
@@ -165,8 +186,9 @@ class RungeKutta(Solver):
 def on_knots(f, state, knots, method="rk4"):
     """Explicit Runge-Kutta on given times ``knots`` (m,), differentiable."""
     tableau = TABLEAUS[method]
-    for t, t_next in itertools.pairwise(knots):
-        state = _explicit_step(f, t, t_next - t, state, tableau)
+    f, steps = _on_steps(f, knots, tableau[2])
+    for times, h in steps:
+        state = _explicit_step(f, times, h, state, tableau)
     return state
 
 
@@ -222,7 +244,7 @@ class DormandPrince(Solver):
             remaining = t1 - t
             last = h.abs() >= remaining.abs()
             h = torch.where(last, remaining, h)
-            new, slope, error = _dormand_prince_step(f, t, h, state, first)
+            new, slope, error = _dormand_prince_step(f, [t + c * h for c in _DP_C[1:]], h, state, first)
             norm = self._norm(state, new, error, rtol)
             accept = running & (norm <= 1.0)
             # PI step control, Hairer & Wanner II.4: safety 0.9, exponents 0.7/5 and 0.4/5
@@ -323,7 +345,7 @@ class Grid(Solver):
     0.36788
     """
 
-    _candidates = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128)
+    _candidates = (*range(1, 17), 18, 20, 22, 24, 28, 32, 40, 48, 64, 96, 128)
 
     single_ = False
 
@@ -352,21 +374,27 @@ class Grid(Solver):
         if not (size <= len(density) * adaptive.atol).all():  # else as exact as the adaptive solution
             final = adaptive.integrate(f, state, t0, t1)
         truth = outcome(final)
-        self.safety_ = 1.0
-        for n_steps in [n for n in self._candidates if n <= max(1, int(self.max_steps))]:
-            self.knots_, self.n_steps_ = _equidistribute(density, n_steps), n_steps
+
+        def trial(n_steps):
+            """Whether so many steps are enough; their knots and the factor of their estimate."""
+            self.knots_ = _equidistribute(density, n_steps)
             final, size = with_embedded_error(f, state, self._knots(t0, t1, state[0]))
             error = (outcome(final) - truth).abs()
             known = torch.isfinite(error) & torch.isfinite(size)
             if not known.any():
-                continue
+                return False, self.knots_, 1.0
             error, size = error[known], size[known].clamp_min(1e-300)
             # differences at the level of rounding say nothing about the factor
             floor = 100.0 * torch.finfo(size.dtype).eps * truth[known].abs().clamp_min(1.0)
             ratio = torch.where(error > floor, error / size, 0.0)
-            self.safety_ = max(0.1, 2.0 * float(torch.quantile(ratio, 0.995)))
-            if torch.quantile(self.safety_ * size, 0.99) <= self.tol:
-                break
+            safety = max(0.1, 2.0 * float(torch.quantile(ratio, 0.995)))
+            return bool(torch.quantile(safety * size, 0.99) <= self.tol), self.knots_, safety
+
+        sizes = [n for n in self._candidates if n <= max(1, int(self.max_steps))]
+        # of fifth order, with a factor of a third; if not, a trial more or two
+        near = len(density) * (0.3 * float(size.nanquantile(0.99)) / self.tol) ** 0.2
+        _, self.knots_, self.safety_ = _least(trial, sizes, near)
+        self.n_steps_ = len(self.knots_) - 1
         return self
 
     def fallback(self, dtype):
@@ -392,7 +420,7 @@ class Grid(Solver):
         """
         self.knots_ = torch.linspace(0.0, 1.0, n_probe + 1, dtype=torch.float64)
         sizes, total = [], 0.0
-        for _, new, error in _walk(f, state, self._knots(t0, t1, state[0])):
+        for new, error in _walk(f, state, self._knots(t0, t1, state[0])):
             size = _size(error)
             sizes.append(size[torch.isfinite(size)].median() if torch.isfinite(size).any() else size[0])
             state, total = new, total + size
@@ -416,6 +444,22 @@ class Grid(Solver):
         """State at time ``t1`` and, per row, the estimated error of the outcome that was calibrated."""
         state, size = with_embedded_error(f, state, self._knots(t0, t1, state[0]))
         return state, self.safety_ * size
+
+
+def _least(trial, sizes, near):
+    """What ``trial(size)`` returns for the least size that is enough, or for the largest.
+
+    The ascending ``sizes`` are tried from ``near`` on in one direction: a trial says first whether its size
+    is enough, and then larger ones are.
+    """
+    i = next((i for i, size in enumerate(sizes) if size >= near), len(sizes) - 1)
+    found = trial(sizes[i])
+    if found[0]:
+        while i > 0 and (smaller := trial(sizes[i - 1]))[0]:
+            i, found = i - 1, smaller
+    while not found[0] and i + 1 < len(sizes):
+        i, found = i + 1, trial(sizes[i + 1])
+    return found
 
 
 def _equidistribute(density, n_steps):

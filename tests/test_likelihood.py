@@ -148,6 +148,36 @@ def test_a_grid_that_is_too_coarse_is_repaired_row_by_row():
     assert error.max() <= 1e-5
 
 
+def test_rows_that_a_grid_misses_are_solved_by_half_its_steps_first(monkeypatch):
+    """Without an adaptive solution where that is enough; no row's result rests on those of the others."""
+    velocity, x = ExactVelocity("linear", NORMAL, BENT), torch.tensor(BENT.sample(300, seed=1))
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(), x)
+    _, error = _likelihood.log_density(velocity, StandardNormal(), solver, x)
+    tol = solver.tol = float(error.quantile(0.9))
+    steps = _rows_of_every_solver(monkeypatch)
+    found, error = _likelihood.log_density(velocity, StandardNormal(), solver, x)
+    assert steps == [("Grid", 300), ("Grid", 30)]
+    np.testing.assert_allclose(found.numpy(), BENT.logpdf(x.numpy()), rtol=0, atol=tol)
+    assert error.max() <= tol
+    row = error.argmin()  # one of those
+    one, _ = _likelihood.log_density(velocity, StandardNormal(), solver, x[row][None])
+    assert torch.equal(one[0], found[row])
+
+
+def _rows_of_every_solver(monkeypatch):
+    """A list that fills with the name of each solver used and its number of different rows."""
+    found = []
+    for solver in (Grid, DormandPrince):
+
+        def integrate(self, f, state, *times, plain=solver.integrate_with_error):
+            found.append((type(self).__name__, len(state[0].unique(dim=0))))
+            return plain(self, f, state, *times)
+
+        monkeypatch.setattr(solver, "integrate_with_error", integrate)
+    monkeypatch.setitem(_likelihood.BLOCK, "cpu", 2400)  # one block each
+    return found
+
+
 class Turning(torch.nn.Module):
     """dx/dt = A x: a normal density at every time, and a float32 copy that rounds."""
 
@@ -160,8 +190,11 @@ class Turning(torch.nn.Module):
     def hold_weights(self, times=()):
         return self
 
+    def forward(self, t, x):
+        return x @ self.weight.T
+
     def value_and_divergence(self, t, x):
-        return x @ self.weight.T, self.weight.trace().expand(len(x))
+        return self(t, x), self.weight.trace().expand(len(x))
 
     def density(self):
         ends = linalg.expm(np.array(self.matrix))

@@ -19,8 +19,10 @@ from siflow_sk.solvers import (
     RungeKutta,
     Solver,
     TorchDiffEq,
+    _least,
     integrate_sde,
     on_knots,
+    with_embedded_error,
 )
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
@@ -465,6 +467,67 @@ def test_sizes_that_are_tried_grow_by_no_more_than_half():
     sizes = Grid._candidates
     assert sizes[0] == 1
     assert all(a < b <= max(a + 1, 1.5 * a) for a, b in itertools.pairwise(sizes))
+
+
+@pytest.mark.parametrize("least", [1, 4, 6, 7, 16])
+@pytest.mark.parametrize("near", [0.3, 5.2, 6.0, 40.0, math.nan])
+def test_the_least_size_is_found_from_wherever_it_is_looked_for(least, near):
+    """And none is tried twice; where none is enough the largest is taken."""
+    tried = []
+
+    def trial(size):
+        tried.append(size)
+        return size >= least, f"found {size}"
+
+    sizes = (1, 2, 4, 5, 6, 8, 12)
+    found = _least(trial, sizes, near)
+    wanted = min([size for size in sizes if size >= least], default=12)
+    assert found == (wanted >= least, f"found {wanted}")
+    assert len(tried) == len(set(tried))
+    if near == 5.2 and least == 6:
+        assert tried == [6, 5]
+
+
+class Swinging:
+    """x' = x cos t and the integral of x, which moves nothing; notes what it is asked."""
+
+    def __init__(self):
+        self.asked, self.announced = [], []
+
+    def at_times(self, times):
+        self.announced += times
+        return self
+
+    def __call__(self, t, state):
+        self.asked.append((t, "both"))
+        return state[0] * torch.cos(t), state[0][:, 0]
+
+    def motion(self, t, state):
+        self.asked.append((t, "motion"))
+        return (state[0] * torch.cos(t),)
+
+
+def test_a_field_hears_all_times_beforehand_and_spares_what_moves_nothing():
+    """The integral of a Dormand-Prince step has no weight at its second node; the results are the same."""
+    x = start()[0]
+    state, knots = (x, torch.zeros(len(x), dtype=x.dtype)), torch.tensor([1.0, 0.6, 0.1], dtype=x.dtype)
+    field = Swinging()
+    spared = with_embedded_error(field, state, knots)
+    plain = with_embedded_error(lambda t, state: field(t, state), state, knots)
+    torch.testing.assert_close(spared, plain, rtol=1e-13, atol=1e-15)
+    asked, (first, *rest) = field.asked[:13], field.asked[13:]
+    announced = {id(t) for t in field.announced}
+    assert all(id(t) in announced for t, _ in asked)
+    assert [float(t) for t, _ in asked] == pytest.approx([float(t) for t, _ in (first, *rest)])
+    assert [what for _, what in asked].count("motion") == 2
+    assert asked[1][1] == asked[7][1] == "motion"
+
+
+@pytest.mark.parametrize("method", ["midpoint", "rk4"])
+def test_steps_of_one_size_announce_their_times(method):
+    field, x = Swinging(), start()[0]
+    RungeKutta(method, n_steps=3).integrate(field, (x, x[:, 0]), 0.0, 1.0)
+    assert [id(t) for t, _ in field.asked] == [id(t) for t in field.announced]
 
 
 def test_the_finer_grid_halves_every_step():

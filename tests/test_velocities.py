@@ -9,7 +9,6 @@ from oracles import BENT, NORMAL, ExactVelocity, PlainVelocity, trace_of_jacobia
 from scipy import stats
 from torch import nn
 
-from siflow_sk import _held
 from siflow_sk._kernel import block
 from siflow_sk.velocities import (
     ACTIVATIONS,
@@ -345,32 +344,34 @@ def test_a_block_without_gradients_is_the_same_to_the_bit(activation, rows_of_t,
     assert all(map(torch.equal, arguments, before))
 
 
-def test_what_is_held_of_a_time_is_found_by_the_time(generator):
-    """By its value where it is a number on the CPU and no gradient is asked for; never another's."""
-    network = MLP(width=8).build(3, generator).double()
+@pytest.mark.parametrize("single", [False, True])
+def test_times_that_were_announced_are_computed_once(single, generator):
+    """All of them together, and found by the tensor itself; another tensor of the same value is not."""
+    network = MLP(width=8).build(3, generator)
     for weight in network.parameters():
         nn.init.normal_(weight, std=0.5, generator=generator)
-    x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
-    held, calls = hold_weights(network), []
-    network.time.register_forward_hook(lambda *_: calls.append(1))
-    with torch.no_grad():
-        for t in (0.2, 0.7, 0.2, 0.7, 0.2):
-            t = torch.tensor(t, dtype=torch.float64)
-            for mine, direct in zip(
-                held.value_and_divergence(t, x), network.value_and_divergence(t, x), strict=True
-            ):
-                assert torch.equal(mine, direct)
-    assert len(calls) == 5 + 2
+    dtype = torch.float64 if single else torch.float32
+    x = torch.randn(5, 3, generator=generator, dtype=dtype)
+    times = list(torch.tensor([0.2, 0.7, 0.4], dtype=dtype))
+    held, calls = in_single(network) if single else hold_weights(network), []
+    (held.held.network if single else network).time.register_forward_hook(lambda *_: calls.append(1))
+    held = held.at_times(times)
+    assert len(calls) == 1
+    for t in (*times[::-1], *times):
+        found = held.value_and_divergence(t, x)
+        for mine, direct in zip(found, network.value_and_divergence(t.float(), x.float()), strict=True):
+            torch.testing.assert_close(mine, direct.to(dtype), rtol=1e-5, atol=1e-6)
+        assert torch.equal(held(t, x), found[0])
+    assert len(calls) == 1 + (0 if single else 6)  # the hook also sees the direct ones
+    held(times[0].clone(), x)
+    assert len(calls) == 2 + (0 if single else 6)
 
 
-def test_what_is_held_of_times_does_not_grow_without_bound(generator, monkeypatch):
-    monkeypatch.setattr(_held, "_MOST_TIMES", 3)
-    network = MLP(width=8).build(3, generator)
-    held, x = hold_weights(network), torch.randn(5, 3, generator=generator)
-    with torch.no_grad():
-        for t in torch.linspace(0.0, 1.0, 7):
-            assert torch.equal(held(t, x), network(t, x))
-    assert len(held._known) == 3
+def test_rows_with_a_context_each_hold_no_times(generator):
+    """Their features differ from row to row: those of all times together would take a grid's memory."""
+    network = MLP(width=8).build(3, generator, n_context=2)
+    held = hold_weights(network).given(torch.randn(5, 2, generator=generator))
+    assert held.at_times([torch.tensor(0.5)]) is held
 
 
 @pytest.mark.parametrize("with_context", [False, True])
