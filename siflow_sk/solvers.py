@@ -55,7 +55,7 @@ def _combine(state, h, slopes, weights):
         step = None
         for slope, weight in zip(slopes, weights, strict=False):
             if weight != 0.0:  # so a slope may lack the part
-                step = weight * slope[j] if step is None else torch.add(step, slope[j], alpha=weight)
+                step = weight * slope[j] if step is None else step.add_(slope[j], alpha=weight)
         result.append(y if step is None else y + _clock(h, y) * step)
     return tuple(result)
 
@@ -71,7 +71,8 @@ def _on_steps(f, knots, nodes):
     A field that has ``at_times(times)`` prepares itself for all of them at once; it meets these very tensors.
     """
     h = knots.diff()
-    times = [step.unbind() for step in knots[:-1, None] + h[:, None] * knots.new_tensor(nodes)]
+    # the nodes stay on the host: no transfer that a device would be waited for
+    times = [*zip(*((knots[:-1] + node * h).unbind() for node in nodes), strict=True)]
     f = f.at_times([*itertools.chain.from_iterable(times)]) if hasattr(f, "at_times") and times else f
     return f, zip(times, h.unbind(), strict=True)
 
