@@ -148,6 +148,30 @@ def test_a_grid_that_is_too_coarse_is_repaired_row_by_row():
     assert error.max() <= 1e-5
 
 
+def test_what_depends_on_time_is_computed_once_for_all_steps_of_a_block(monkeypatch):
+    network, calls = MLP(width=8).build(2, torch.Generator().manual_seed(0)).double(), []
+    network.time.register_forward_hook(lambda *_: calls.append(1))
+    solver, x = RungeKutta(n_steps=4), torch.zeros(5, 2, dtype=torch.float64)
+    monkeypatch.setitem(_likelihood.BLOCK, "cpu", 3)  # two blocks
+    _likelihood.log_density(network, StandardNormal(), solver, x)
+    assert len(calls) == 2
+    _likelihood.transport(network, solver, x, 0.0, 1.0)
+    assert len(calls) == 4
+
+
+def test_a_verified_error_does_not_rest_on_the_factor_of_the_grid():
+    """The estimate of the grid alone says nothing here; a second solution with half the steps does."""
+    velocity, x = ExactVelocity("linear", NORMAL, BENT), torch.tensor(BENT.sample(300, seed=1))
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(), x)
+    solver.safety_ = 1e-9
+    found, error = _likelihood.log_density(velocity, StandardNormal(), solver, x, verify=True)
+    true_error = (found - torch.tensor(BENT.logpdf(x.numpy()))).abs()
+    assert (true_error <= error).float().mean() >= 0.99
+    assert (error <= 3.0 * true_error + 1e-7).float().mean() >= 0.9
+    _, blind = _likelihood.log_density(velocity, StandardNormal(), solver, x)
+    assert (true_error > blind).float().mean() >= 0.99
+
+
 def test_rows_that_a_grid_misses_are_solved_by_half_its_steps_first(monkeypatch):
     """Without an adaptive solution where that is enough; no row's result rests on those of the others."""
     velocity, x = ExactVelocity("linear", NORMAL, BENT), torch.tensor(BENT.sample(300, seed=1))
