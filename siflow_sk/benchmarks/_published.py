@@ -1,12 +1,12 @@
-"""The league: figures of other density estimators on the open tables, as published with these tables.
+"""The league: figures of other density estimators on the open tables, from a run before this library.
 
-Source: ``reference/league.md``, which stands beside the tables.  Mean test negative log-likelihood per row in
-nats after :func:`siflow_sk.benchmarks._tables.prepare`, with its standard error; seed 0, one thread of a busy
-2-core CPU, no tuning per table.  ``maf_white``, ``nsf`` and ``nsf_white`` are flows of zuko 1.6 (``_white``:
-after PCA whitening).  A dagger marks a fit that a cap on time ended: a floor of what the peer can do.
+Mean test negative log-likelihood per row in nats after :func:`siflow_sk.benchmarks._tables.prepare`, with its
+standard error; seed 0, one thread of a busy 2-core CPU, no tuning per table.  ``maf_white``, ``nsf`` and
+``nsf_white`` are flows of zuko 1.6 (``_white``: after PCA whitening).  A dagger marks a fit that a cap on
+time ended: a floor of what the peer can do.
 """
 
-SOURCE = "reference/league.md"
+SOURCE = "siflow_sk/benchmarks/_published.py"
 
 _FIGURES = """
 set                       | gaussian      | kde           | gmm              | maf_white      | nsf            | nsf_white

@@ -56,8 +56,8 @@ def _tables_section(results):
         "together and keeps a tenth of them for its own choices (it gets the training rows alone on "
         f"{', '.join(TRAIN_ALONE)}); the peers train on the training rows and choose on the validation "
         "rows.  ``kde`` and ``gmm`` were run beside ours on one thread, with an exact sum over the kernels "
-        f"and full covariances; the best published peer is quoted from ``{SOURCE}``.  Better than kde and "
-        "gmm means: than the better figure of each, run here or published.\n",
+        f"and full covariances; the best published peer is that of an earlier run, ``{SOURCE}``.  Better "
+        "than kde and gmm means: than the better figure of each, run here or published.\n",
         _comparison(results, counted),
         *(_apart(results, name) for name in apart),
         title("Our fits in detail", "~"),
@@ -68,7 +68,7 @@ def _tables_section(results):
         title("Peers", "~"),
         "Run here:\n",
         _peers_here(results, measured),
-        f"Published in ``{SOURCE}``: seed 0, one thread of a busy 2-core CPU, untuned; a dagger marks a "
+        f"Published, in ``{SOURCE}``: seed 0, one thread of a busy 2-core CPU, untuned; a dagger marks a "
         "fit that a cap on time ended, a floor of what the peer can do.\n",
         table(
             ("Table", *next(iter(PUBLISHED.values()))),

