@@ -172,7 +172,7 @@ def test_a_verified_error_does_not_rest_on_the_factor_of_the_grid():
     assert (true_error > blind).float().mean() >= 0.99
 
 
-def test_rows_that_a_grid_misses_are_solved_by_half_its_steps_first(monkeypatch):
+def test_rows_that_a_grid_misses_are_solved_with_every_step_halved_first(monkeypatch):
     """Without an adaptive solution where that is enough; no row's result rests on those of the others."""
     velocity, x = ExactVelocity("linear", NORMAL, BENT), torch.tensor(BENT.sample(300, seed=1))
     solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(), x)
