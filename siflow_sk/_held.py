@@ -48,7 +48,7 @@ class Held:
 
 
 class InSingle:
-    """A held network in float32, for points of another dtype, in which its results come back."""
+    """A held network in float32, for points of any dtype; its results are of float32."""
 
     def __init__(self, held, times=()):
         in_single = [t.float() for t in times]
@@ -70,8 +70,7 @@ class InSingle:
         return t.float() if known is None else known
 
     def __call__(self, t, x):
-        return self.held(self._at(t), x.float()).to(x)
+        return self.held(self._at(t), x.float())
 
     def value_and_divergence(self, t, x):
-        value, divergence = self.held.value_and_divergence(self._at(t), x.float())
-        return value.to(x), divergence.to(x)
+        return self.held.value_and_divergence(self._at(t), x.float())

@@ -38,7 +38,7 @@ def block_size(x, velocity):
 def in_blocks(function, x, *others, velocity=None, few=False):
     """Apply ``function`` to blocks of one size and join the tuples of tensors that it returns.
 
-    :func:`block_size` says how many rows for the network at work; an eighth of them where they are the few
+    :func:`block_size` says how many rows for the network at work; a sixteenth of them where they are the few
     of many that are solved again, with hundreds of steps: padding would be most of the work.  A device that
     runs out of memory all the same gets blocks of half the size from there on.  Their products may round
     differently.
@@ -49,7 +49,7 @@ def in_blocks(function, x, *others, velocity=None, few=False):
         Not even one row fits.
     """
     size, start, results = block_size(x, velocity), 0, None
-    size = max(1, size // 8) if few else size
+    size = max(1, size // 16) if few else size
     while start < len(x):
         parts = [a[start : start + size] for a in (x, *others)]
         try:
@@ -186,15 +186,17 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
     rows = (x, *others.values())
 
     def attempt(solver, rows, velocity, few=False):
+        def at(times=None, context=None):
+            field = FlowWithDivergence(given(velocity, context))
+            if times is None:
+                return _solution(solver, field, t, t_known, rows[0])
+            return _solution(solver, _on_unit_clock(field, times, t_known), 1.0, 0.0, rows[0])
+
+        everywhere = None if others else at()  # one for all blocks
+
         def block(points, *values):
-            given_here = dict(zip(others, values, strict=True))
-            state = (points, points.new_zeros(len(points)))
-            field = FlowWithDivergence(given(velocity, given_here.get("context")))
-            if "times" in given_here:
-                clock = _on_unit_clock(field, given_here["times"], t_known)
-                (latent, change), error = _solve(solver, clock, state, 1.0, 0.0)
-            else:
-                (latent, change), error = _solve(solver, field, state, t, t_known)
+            solution = everywhere or at(**dict(zip(others, values, strict=True)))
+            (latent, change), error = solution((points, points.new_zeros(len(points))))
             # a step that overflowed is not a density of zero
             solved = torch.isfinite(latent).all(1) & torch.isfinite(change)
             latent = torch.where(solved[:, None], latent, 0.0)
@@ -211,23 +213,23 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
         better, _ = attempt(solver.finer(rows[0].dtype), rows, held, few)
         return _distance(value, better) + error / 32.0 + _rounding(value)
 
-    def solve(solvers, rows, velocity, few=False):
-        """By the first of the solvers; rows that it does not solve by the others."""
-        solver, *others = solvers
-        value, error = attempt(solver, rows, velocity, few)
-        redo = torch.zeros_like(value, dtype=torch.bool)
-        if others:
-            redo = _to_redo(solver, rows[0], value, error)
-        if verify and not redo.all():
-            error = torch.where(redo, error, verified(solver, rows, value, error, few))
-        if redo.any():
-            value[redo], error[redo] = solve(others, [a[redo] for a in rows], held, few=True)
-        return value, error
-
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         held = hold_weights(velocity)
         single = in_single(velocity) if getattr(solver, "single_", False) else None
-        return solve([solver, *_others(solver, x.dtype)], rows, single or held)
+        value, error, index = x.new_empty(len(x)), x.new_empty(len(x)), torch.arange(len(x), device=x.device)
+        solvers, at_work, few = [solver, *_others(solver, x.dtype)], single or held, False
+        for solver in solvers:  # each for the rows that those before it did not solve
+            found, bound = attempt(solver, rows, at_work, few)
+            redo = torch.zeros_like(found, dtype=torch.bool)
+            if solver is not solvers[-1]:
+                redo = _to_redo(solver, rows[0], found, bound)
+            if verify and not redo.all():
+                bound = torch.where(redo, bound, verified(solver, rows, found, bound, few))
+            value[index], error[index] = found, bound
+            if not redo.any():
+                break
+            rows, index, at_work, few = [a[redo] for a in rows], index[redo], held, True
+        return value, error
 
 
 def _distance(value, better):
@@ -293,6 +295,13 @@ def _to_redo(solver, x, value, error):
     if hasattr(solver, "tol"):
         redo = redo | ~((error <= solver.tol) | torch.isneginf(value))
     return redo & torch.isfinite(x).all(1) if redo.any() else redo
+
+
+def _solution(solver, field, t0, t1, like):
+    """State -> final state and the solver's error estimate; for many blocks of rows like the tensor ``like``."""
+    if hasattr(solver, "prepared"):
+        return solver.prepared(field, t0, t1, like)
+    return lambda state: _solve(solver, field, state, t0, t1)
 
 
 def _solve(solver, field, state, t0, t1):

@@ -422,7 +422,7 @@ def to_array(tensor, dtype=np.float64):
 
 
 def row_chunks(n_rows, n_features, device="cpu"):
-    """Slices of whole blocks of rows: tables of about 16,384 numbers (128 kB); one block of a GPU."""
-    size = BLOCK["cpu"] * max(1, math.ceil(2**14 / max(1, n_features) / BLOCK["cpu"]))
+    """Slices of whole blocks of rows: tables of about 32,768 numbers (256 kB); one block of a GPU."""
+    size = BLOCK["cpu"] * max(1, math.ceil(2**15 / max(1, n_features) / BLOCK["cpu"]))
     size = size if device == "cpu" else BLOCK["cuda"]
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
