@@ -3,7 +3,7 @@
 import statistics
 
 from ._regressors import ROUNDS, SAMPLES
-from ._rst import circumstances, mean_and_error, table, title
+from ._rst import circumstances, mean_and_error, not_measured, table, title
 
 _NAMES = {
     "linear": "Bayesian ridge",
@@ -69,7 +69,11 @@ def page(records, current, quick):
             title("Seconds of a fit"),
             of("fit_seconds", ".1f"),
         ]
-    parts.append(circumstances(shown))
+    found = {(r["table"], r["kind"]) for r in shown}
+    parts += [
+        not_measured({name: name for name in tables}, {kind: _NAMES[kind] for kind in kinds}, found),
+        circumstances(shown),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -115,18 +119,14 @@ def _rows(shown, tables):
 
 
 def _verdict(shown, tables, kinds):
-    """On how many tables each model has the lowest mean, of those where all were measured."""
-    wins, counted = dict.fromkeys(kinds, 0), 0
+    """On how many tables each model has the lowest mean, of the models measured there."""
+    wins = dict.fromkeys(kinds, 0)
     for name in tables:
         means = {
             kind: statistics.fmean(values)
             for kind in kinds
             if (values := [r["mean"] for r in shown if (r["table"], r["kind"]) == (name, kind)])
         }
-        if len(means) == len(kinds):
-            counted += 1
-            wins[min(means, key=means.get)] += 1
-    if not counted:
-        return ""
+        wins[min(means, key=means.get)] += 1
     told = ", ".join(f"{_NAMES[kind]} {count}" for kind, count in wins.items())
-    return f"Lowest mean on how many of the {counted} tables: {told}.\n"
+    return f"Lowest mean of the models measured there, on how many of the {len(tables)} tables: {told}.\n"
