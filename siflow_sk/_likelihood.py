@@ -298,7 +298,7 @@ def _to_redo(solver, x, value, error):
 
 
 def _solution(solver, field, t0, t1, like):
-    """State -> final state and the solver's error estimate; for many blocks of rows like the tensor ``like``."""
+    """State -> final state and the solver's error estimate, for many blocks of rows like ``like``."""
     if hasattr(solver, "prepared"):
         return solver.prepared(field, t0, t1, like)
     return lambda state: _solve(solver, field, state, t0, t1)

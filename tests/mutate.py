@@ -29,23 +29,30 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks" / "mutation.rst"
 NO_ERRORS = ROOT / "tests" / "mutants_without_error.toml"
 
+_OF_SOLVERS = ("_steps", "_equal", "_adaptive", "_grid", "_torchdiffeq")
+_OF_VELOCITIES = ("_functions", "_base", "_closed_form", "_residual")
+
 # module -> the files with its tests, or single tests
 TESTS = {
-    "solvers": ["test_solvers", "test_anytime::test_order_of_the_stochastic_steps"],
+    **{f"solvers.{part}": ["test_solvers"] for part in _OF_SOLVERS},
+    "solvers._stochastic": ["test_solvers", "test_anytime::test_order_of_the_stochastic_steps"],
     "interpolants": [
         "test_interpolants",
         "test_learnable",
         "test_anytime::test_variance_of_the_noise",
         "test_anytime::test_noise_that_cannot_be_used_is_refused",
     ],
-    "velocities": [
-        "test_velocities",
-        "test_conditional::test_divergence_at_a_context_is_the_trace_of_the_jacobian",
-        "test_conditional::test_gradients_reach_the_context",
-        "test_conditional::test_held_weights_at_a_context",
-        "test_errors::test_a_time_for_every_row_has_its_standard_error",
-        "test_memory::test_wide_networks_and_exact_divergences_get_smaller_blocks",
-    ],
+    **{
+        f"velocities.{part}": [
+            "test_velocities",
+            "test_conditional::test_divergence_at_a_context_is_the_trace_of_the_jacobian",
+            "test_conditional::test_gradients_reach_the_context",
+            "test_conditional::test_held_weights_at_a_context",
+            "test_errors::test_a_time_for_every_row_has_its_standard_error",
+            "test_memory::test_wide_networks_and_exact_divergences_get_smaller_blocks",
+        ]
+        for part in _OF_VELOCITIES
+    },
     "_held": ["test_velocities", "test_conditional::test_held_weights_at_a_context"],
     "_kernel": ["test_velocities"],
     "preprocessing._affine": ["test_preprocessing"],

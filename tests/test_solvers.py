@@ -19,11 +19,11 @@ from siflow_sk.solvers import (
     RungeKutta,
     Solver,
     TorchDiffEq,
-    _least,
     integrate_sde,
     on_knots,
     with_embedded_error,
 )
+from siflow_sk.solvers._grid import _least
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 

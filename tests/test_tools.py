@@ -85,9 +85,9 @@ def test_what_runs_the_line_is_tried_and_the_quickest_first():
 
 
 def test_nothing_is_tried_with_tests_that_fail_anyway(tmp_path, monkeypatch, capsys):
-    mutant = next(mutate.mutants("a = 1 + b"))[0] | {"module": "solvers"}, "a = 1 - b"
+    mutant = next(mutate.mutants("a = 1 + b"))[0] | {"module": "solvers._grid"}, "a = 1 - b"
     monkeypatch.setattr(mutate, "all_mutants", lambda: [mutant])
-    monkeypatch.setattr(mutate, "TESTS", {"solvers": ["test_solvers"]})
+    monkeypatch.setattr(mutate, "TESTS", {"solvers._grid": ["test_solvers"]})
     monkeypatch.setattr(mutate, "warm_up", lambda: None)
     monkeypatch.setattr(mutate, "PAGE", tmp_path / "page.rst")
     monkeypatch.setattr(sys, "argv", ["mutate.py", "--output", str(tmp_path / "mutants.jsonl")])
@@ -97,7 +97,7 @@ def test_nothing_is_tried_with_tests_that_fail_anyway(tmp_path, monkeypatch, cap
         monkeypatch.setattr(mutate, "tried", lambda *of, ended=ended: (ended, 1.0, 1.0))
         with pytest.raises(SystemExit):
             mutate.main()
-        assert "the tests of solvers fail without any mutant" in capsys.readouterr().err
+        assert "the tests of solvers._grid fail without any mutant" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -19,7 +19,7 @@ from .._objective import quadratic_loss
 from ..bases import StandardNormal
 from ..interpolants import Trigonometric
 from ..solvers import DormandPrince
-from ..velocities import _linear
+from ..velocities._base import linear
 
 STEPS = 100_000
 _DECAYS = 25  # times that the learning rate is multiplied by 0.8
@@ -67,7 +67,7 @@ class PlainMLP(nn.Module):
         self.activation = activation
         sizes = [1 + n_features, *[width] * layers, n_features]
         gain = 1.0 / math.sqrt(3.0)  # weights uniform within 1 / sqrt(inputs)
-        self.layers = nn.ModuleList(_linear(m, n, generator, gain) for m, n in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(linear(m, n, generator, gain) for m, n in itertools.pairwise(sizes))
 
     def _input(self, t, x):
         return torch.cat([t.reshape(-1, 1).expand(len(x), 1).to(x), x], dim=1)

@@ -5,7 +5,8 @@ from torch import nn
 
 from .._held import Held
 from .._kernel import product
-from ..velocities import ACTIVATIONS, Velocity, _ClosedFormNetwork, exact_divergence
+from ..velocities import ACTIVATIONS, Velocity, exact_divergence
+from ..velocities._closed_form import _ClosedFormNetwork
 from ._parts import Halves, take
 
 N_HARMONICS = 3  # more of them overfit, fewer are too smooth for the narrow clusters of dihedral angles

@@ -1,0 +1,137 @@
+"""One step of a Runge-Kutta method, and steps on given times."""
+
+import itertools
+
+import torch
+
+# Butcher tableaus as data: rows of A, weights b, nodes c
+_EULER = ([[]], [1.0], [0.0])
+_MIDPOINT = ([[], [1 / 2]], [0.0, 1.0], [0.0, 1 / 2])
+_HEUN = ([[], [1.0]], [1 / 2, 1 / 2], [0.0, 1.0])
+_RK4 = (
+    [[], [1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]],
+    [1 / 6, 1 / 3, 1 / 3, 1 / 6],
+    [0.0, 1 / 2, 1 / 2, 1.0],
+)
+TABLEAUS = {"euler": _EULER, "midpoint": _MIDPOINT, "heun": _HEUN, "rk4": _RK4}
+
+# Dormand & Prince, J. Comput. Appl. Math. 6 (1980) 19: 5(4) pair, first same as last
+DP_A = [
+    [],
+    [1 / 5],
+    [3 / 40, 9 / 40],
+    [44 / 45, -56 / 15, 32 / 9],
+    [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729],
+    [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656],
+    [35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
+]
+DP_C = [0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0]
+DP_B = DP_A[6]
+DP_E = [  # fifth minus fourth order weights
+    35 / 384 - 5179 / 57600,
+    0.0,
+    500 / 1113 - 7571 / 16695,
+    125 / 192 - 393 / 640,
+    -2187 / 6784 + 92097 / 339200,
+    11 / 84 - 187 / 2100,
+    -1 / 40,
+]
+
+
+def _combine(state, h, slopes, weights):
+    """``state + h sum_i weights_i slopes_i``, entry by entry of the tuple."""
+    result = []
+    for j, y in enumerate(state):
+        step = _weighted(slopes, weights, j)
+        result.append(y if step is None else torch.addcmul(y, step, _clock(h, y)))
+    return tuple(result)
+
+
+def _weighted(slopes, weights, j):
+    """``sum_i weights_i slopes_i`` of entry j of the tuples; None where all weights are zero."""
+    total = None
+    for slope, weight in zip(slopes, weights, strict=False):
+        if weight != 0.0:  # so a slope may lack the entry
+            total = weight * slope[j] if total is None else total.add_(slope[j], alpha=weight)
+    return total
+
+
+def _clock(h, y):
+    """Step ``h``, scalar or (n, 1), in a shape that multiplies ``y`` of shape (n,) or (n, d)."""
+    return h.reshape(-1) if h.ndim == 2 and y.ndim == 1 else h
+
+
+def on_steps(f, knots, nodes):
+    """The field, and a list of the steps between ``knots`` ``(m,)``: the times of the nodes, and the size.
+
+    A field that has ``at_times(times)`` prepares itself for all of them at once; it meets these very tensors.
+    """
+    h = knots.diff()
+    # the nodes stay on the host: no transfer that a device would be waited for
+    times = [*zip(*((knots[:-1] + node * h).unbind() for node in nodes), strict=True)]
+    f = f.at_times([*itertools.chain.from_iterable(times)]) if hasattr(f, "at_times") and times else f
+    return f, [*zip(times, h.unbind(), strict=True)]
+
+
+def _explicit_step(f, times, h, state, tableau):
+    a, b, _ = tableau
+    slopes = []
+    for row, t in zip(a, times, strict=True):
+        slopes.append(f(t, _combine(state, h, slopes, row)))
+    return _combine(state, h, slopes, b)
+
+
+def on_knots(f, state, knots, method="rk4"):
+    """Explicit Runge-Kutta on given times ``knots`` (m,), differentiable."""
+    tableau = TABLEAUS[method]
+    f, steps = on_steps(f, knots, tableau[2])
+    for times, h in steps:
+        state = _explicit_step(f, times, h, state, tableau)
+    return state
+
+
+def dormand_prince_step(f, times, h, state, first):
+    """One step: new state, its derivative (used as the next first slope), embedded error.
+
+    ``times`` are those of the nodes after the first.  Where only the first part of the state moves the
+    others, and these are integrals, the field has ``motion``, the slope of that part alone: integrals are
+    not needed inside the step, and the slope of the second node has no weight in them.
+    """
+    slopes, motion = [first], getattr(f, "motion", None)
+    moving = state if motion is None else state[:1]
+    # points at which slopes of less precision are taken need no more than theirs
+    moving = tuple(y.to(slope.dtype) for y, slope in zip(moving, first, strict=False))
+    slopes.append((motion or f)(times[0], _combine(moving, h, slopes, DP_A[1])))
+    for row, t in zip(DP_A[2:6], times[1:5], strict=True):
+        slopes.append(f(t, _combine(moving, h, slopes, row)))
+    new = _combine(state, h, slopes, DP_B)
+    slopes.append(f(times[5], new))
+    error = (_clock(h, y) * _weighted(slopes, DP_E, j) for j, y in enumerate(state))
+    return new, slopes[6], tuple(error)
+
+
+def with_embedded_error(f, state, knots):
+    """Dormand-Prince steps on given times: the final state and the summed size of the embedded errors."""
+    return solution_on(*on_steps(f, knots, DP_C[:6]), state)
+
+
+def solution_on(f, steps, state):
+    """The same on steps that :func:`on_steps` has prepared."""
+    size = state[0].new_zeros(len(state[0]))
+    for new, error in walk(f, steps, state):
+        state, size = new, size + size_of(error)
+    return state, size
+
+
+def walk(f, steps, state):
+    """Yield the state and the embedded error after each step."""
+    slope = None
+    for times, h in steps:
+        slope = f(times[0], state) if slope is None else slope
+        state, slope, error = dormand_prince_step(f, [*times[1:], times[5]], h, state, slope)
+        yield state, error
+
+
+def size_of(error):
+    """Sum of the absolute entries of a row over all parts of the state, ``(n,)``."""
+    return sum(e.reshape(len(e), -1).abs().sum(1) for e in error)

@@ -1,0 +1,32 @@
+"""Networks v(t, x) that also know their divergence.
+
+A recipe (:class:`MLP`, :class:`ResidualMLP`) stores what the user asked for; its ``build`` makes the
+module that is trained.  Below the door everything is a tensor: ``x`` has shape ``(n, d)``, ``t`` is a
+scalar tensor or has shape ``(n, 1)``.  A conditional velocity v(t, x | c) has ``given(c)``, the velocity at
+a context ``c`` ``(n, k)``, one for each row of x.
+"""
+
+from ._base import ACTIVATIONS, Velocity
+from ._closed_form import MLP, ConditionalMLP
+from ._functions import acts_on_x, exact_divergence, given, hold_weights, in_single, velocity_and_divergence
+from ._residual import ResidualMLP, probed_divergence
+
+VELOCITIES = {"mlp": MLP, "residual": ResidualMLP}
+CONDITIONAL_VELOCITIES = {"mlp": ConditionalMLP, "residual": ResidualMLP}
+
+__all__ = [
+    "ACTIVATIONS",
+    "CONDITIONAL_VELOCITIES",
+    "MLP",
+    "VELOCITIES",
+    "ConditionalMLP",
+    "ResidualMLP",
+    "Velocity",
+    "acts_on_x",
+    "exact_divergence",
+    "given",
+    "hold_weights",
+    "in_single",
+    "probed_divergence",
+    "velocity_and_divergence",
+]
