@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Batches, Data, Settings, Trainer
 from siflow_sk._training._capture import Recorded, rounded_products
-from siflow_sk._training._loop import jittered_knots, stratified_times
+from siflow_sk._training._data import jittered_knots, stratified_times
 from siflow_sk._training._plan import make_settings
 from siflow_sk.bases import StandardNormal
 from siflow_sk.exceptions import TrainingWarning

@@ -1,6 +1,7 @@
 """The loop, and the plan that decides what goes into it."""
 
-from ._loop import Batches, Data, History, Settings, Trainer
+from ._data import Batches, Data, History, Settings
+from ._loop import Trainer
 from ._plan import Fitted, fit_parts, make_settings
 from ._together import Meeting
 

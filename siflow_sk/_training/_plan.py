@@ -9,7 +9,8 @@ import torch
 
 from ..exceptions import TrainingWarning
 from . import _together
-from ._loop import Batches, Data, Settings, Trainer
+from ._data import Batches, Data, Settings
+from ._loop import Trainer
 
 
 @dataclass
