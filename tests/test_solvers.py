@@ -568,10 +568,25 @@ def test_knots_are_times_from_0_to_1_and_crowd_where_the_error_is():
 
 def test_calibration_ignores_rows_that_fail():
     field, outcome, state = exact_flow("linear")
-    clean = Grid().calibrate(field, state, 1.0, 0.0, outcome).n_steps_
-    x = state[0].clone()
-    x[7] = math.nan
-    assert Grid().calibrate(field, (x, state[1]), 1.0, 0.0, outcome).n_steps_ == clean
+    others = torch.arange(len(state[0])) != 7
+    clean = Grid().calibrate(field, tuple(part[others] for part in state), 1.0, 0.0, outcome)
+    x = torch.where(others[:, None], state[0], math.nan)
+    solver = Grid().calibrate(field, (x, state[1]), 1.0, 0.0, outcome)
+    torch.testing.assert_close(solver.knots_, clean.knots_, rtol=0, atol=1e-9)
+    assert solver.safety_ == pytest.approx(clean.safety_, rel=1e-6)
+
+
+def test_steps_are_short_where_rows_that_are_few_need_it():
+    """One row in fifty turns, and late; the knots are where it is, though the median row needs no step."""
+
+    def field(t, state):
+        return (state[0][:, 1:] * torch.exp(-((t - 0.8) ** 2) / 0.001) * torch.tensor([1.0, 0.0]),)
+
+    x = torch.zeros(200, 2, dtype=torch.float64)
+    x[::50, 1] = 1.0
+    solver = Grid(max_steps=12).calibrate(field, (x,), 0.0, 1.0, lambda s: s[0][:, 0])
+    assert solver.n_steps_ > 4
+    assert ((solver.knots_[1:-1] > 0.65) & (solver.knots_[1:-1] < 0.95)).all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -117,7 +117,7 @@ class Grid(Solver):
         return finer
 
     def _error_density(self, f, state, t0, t1, n_probe=24):
-        """Median over rows of the local error on equal steps, as a density in t on (0, 1).
+        """The local error that 99 % of the rows stay below on equal steps, as a density in t on (0, 1).
 
         With it, what these steps end in: the state and the summed size of the embedded errors of every row.
         """
@@ -126,7 +126,8 @@ class Grid(Solver):
         f, steps = on_steps(f, self._knots(t0, t1, state[0]), DP_C[:6])
         for new, error in walk(f, steps, state):
             size = size_of(error)
-            sizes.append(size[torch.isfinite(size)].median() if torch.isfinite(size).any() else size[0])
+            known = size[torch.isfinite(size)]
+            sizes.append(known.quantile(0.99) if len(known) else size[0])
             state, total = new, total + size
         density = torch.stack(sizes).double().cpu() ** 0.2
         density = torch.nan_to_num(density, nan=1.0, posinf=1.0)
