@@ -175,6 +175,9 @@ def test_steps_over_a_part_of_the_interval_are_its_share():
     calls.clear()
     RungeKutta("euler", n_steps=10).integrate(counting, (torch.zeros(1, 1),), 0.0, 0.01)
     assert calls == [0.0]
+    calls.clear()
+    RungeKutta("euler", n_steps=1).integrate(counting, (torch.zeros(1, 1),), 0.0, 1.0)
+    assert calls == [0.0]
 
 
 def pendulum(t, state):
@@ -661,3 +664,48 @@ def test_slopes_of_less_precision_leave_the_state_its_own():
     torch.testing.assert_close(final, exact, rtol=0, atol=1e-6)
     torch.testing.assert_close(clock, start[1] + 1.0, rtol=0, atol=1e-6)  # float32 holds 1e6 to a sixteenth
     assert size.max() < 1e-3
+
+
+def test_a_step_grows_no_more_than_fivefold():
+    """The first is a tenth of the interval, the second half of it, the third the rest."""
+    calls = []
+
+    def field(t, state):
+        calls.append(t)
+        return (torch.ones_like(state[0]),)  # no error
+
+    DormandPrince().integrate(field, (torch.zeros(1, 1, dtype=torch.float64),), 0.0, 1.0)
+    assert len(calls) == 1 + 3 * 6
+
+
+def test_a_step_that_fails_shrinks_to_a_fifth_at_most():
+    """So the second attempt of a row is at least a fifth of the first, whatever its error."""
+    times = []
+
+    def field(t, state):
+        times.append(t)
+        return (1e9 * torch.cos(1e3 * t),)
+
+    DormandPrince(max_steps=2).integrate(field, (torch.zeros(1, 1, dtype=torch.float64),), 0.0, 1.0)
+    assert float(times[6]) == pytest.approx(0.1)  # the last node of the first attempt
+    assert float(times[12]) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_the_smallest_tolerance_that_can_be_used_is_used_in_silence(dtype, recwarn):
+    tolerance = 10.0 * torch.finfo(dtype).eps
+    x = torch.ones(1, 1, dtype=dtype)
+    DormandPrince(tolerance, tolerance).integrate(lambda t, s: (-s[0],), (x,), 0.0, 0.01)
+    assert not recwarn.list
+
+
+def test_where_there_is_no_error_a_step_is_no_more_than_twenty_times_the_mean():
+    def field(t, state):
+        return (torch.where(t > 0.5, torch.cos(40.0 * t), 0.0) * state[0],)
+
+    solver = Grid(tol=1e-8, max_steps=64)
+    solver.calibrate(field, (torch.ones(3, 1, dtype=torch.float64),), 0.0, 1.0, lambda s: s[0][:, 0])
+    steps = solver.knots_.diff()
+    assert (steps > 0).all()
+    quiet = (solver.knots_ < 0.45).sum()  # half of the interval has a twentieth of the mean density and more
+    assert 2 <= quiet <= 0.1 * solver.n_steps_
