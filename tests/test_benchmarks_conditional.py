@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import gaussian_kde, norm
 
-from siflow_sk.benchmarks import _conditional, _regressors
+from siflow_sk.benchmarks import _conditional, _conditional_report, _regressors
 from siflow_sk.benchmarks.__main__ import main
 
 
@@ -133,3 +133,29 @@ def test_peers_that_are_not_installed(monkeypatch, capsys, tmp_path):
     told = capsys.readouterr().err
     assert told == "error: not installed: treeffuser; docs/benchmarks/running.rst says how\n"
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_page_says_where_a_model_was_measured_on_fewer_splits_or_not_at_all():
+    around = dict.fromkeys(("command", "cpu", "cores", "device", "date"), "-") | {
+        "versions": {},
+        "threads": 1,
+    }
+    figures = ("pit_ks", "coverage_0.5", "coverage_0.8", "coverage_0.95", "rmse", "fit_seconds")
+    same = dict.fromkeys(figures, 0.5) | {
+        "n_train": 90,
+        "n_test": 10,
+        "n_features": 3,
+        "seed": 0,
+        "code": "c",
+    }
+    same["circumstances"] = around | {"load": None}
+
+    def record(kind, table, split, mean):
+        return same | {"kind": kind, "table": table, "split": split, "mean": mean}
+
+    records = [record("ours", "airfoil", split, 1.0) for split in range(3)]
+    records += [record("gp", "airfoil", 0, 2.0), record("ours", "kin8nm", 0, 4.0)]
+    page = _conditional_report.page(records, True, False)
+    assert "- 3 (Gaussian process 1)" in page
+    assert "Not measured: kin8nm (Gaussian process)." in page
+    assert "on how many of the 2 tables: Gaussian process 0, ConditionalInterpolantFlow 2." in page

@@ -47,7 +47,7 @@ def page(records, current, quick):
     ]
     if shown:
         parts += [
-            _rows(shown, tables),
+            _rows(shown, tables, kinds),
             title("Test negative log-likelihood"),
             "Nats per row, units of y; lower is better.\n",
             of("mean", ".3f"),
@@ -106,14 +106,22 @@ def _remarks(current, quick):
     )
 
 
-def _rows(shown, tables):
+def _rows(shown, tables, kinds):
     rows = []
     for name in tables:
         records = [r for r in shown if r["table"] == name]
         first = records[0]
-        splits = len({r["split"] for r in records})
+        splits = {kind: len({r["split"] for r in records if r["kind"] == kind}) for kind in kinds}
+        most = max(splits.values())
+        fewer = ", ".join(f"{_NAMES[kind]} {n}" for kind, n in splits.items() if 0 < n < most)
         rows.append(
-            (name, f"{first['n_train']:,}", f"{first['n_test']:,}", f"{first['n_features']}", f"{splits}")
+            (
+                name,
+                f"{first['n_train']:,}",
+                f"{first['n_test']:,}",
+                f"{first['n_features']}",
+                f"{most} ({fewer})" if fewer else f"{most}",
+            )
         )
     return table(("Table", "Training rows", "Test rows", "Columns of X", "Splits"), rows)
 
