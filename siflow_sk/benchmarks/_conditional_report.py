@@ -67,6 +67,8 @@ def page(records, current, quick):
             "Root mean square, units of y; lower is better.\n",
             of("rmse", ".4g"),
             title("Seconds of a fit"),
+            "Of the wall, on a machine with other work, where a fit that was made to wait counts in full: "
+            "orders of magnitude, no more.\n",
             of("fit_seconds", ".1f"),
         ]
     found = {(r["table"], r["kind"]) for r in shown}
