@@ -1,6 +1,8 @@
 """Log-density and transport: exact where the velocity is, normalised and invariant where it is trained."""
 
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -161,6 +163,21 @@ def test_what_depends_on_time_is_computed_once_for_all_steps_of_a_block(monkeypa
     calls.clear()
     _likelihood.log_density(network, StandardNormal(), grid, x)  # the knots of a grid are those of all blocks
     assert len(calls) == 1
+
+
+def test_a_call_that_is_over_holds_on_to_nothing():
+    """Else every block of a long table would leave its tensors to the garbage collector, which comes late."""
+    network = MLP(width=8).build(2, torch.Generator().manual_seed(0)).double()
+    x, alive = torch.zeros(5, 2, dtype=torch.float64), weakref.ref(network)
+    solver = _likelihood.calibrate(network, StandardNormal(), Grid(), x)
+    gc.collect()
+    gc.disable()
+    try:
+        _likelihood.log_density(network, StandardNormal(), solver, x)
+        del network
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_verified_error_does_not_rest_on_the_factor_of_the_grid():

@@ -21,8 +21,8 @@ class Grid(Solver):
     Parameters
     ----------
     tol : float, default=1e-4
-        Wanted error of a row's log-density, in nats.  Rows whose estimate is above it are solved again by
-        :class:`DormandPrince`.
+        Wanted error of a row's log-density, in nats.  Rows whose estimate is above it are solved again with
+        every step halved, and where that is not enough by :class:`DormandPrince`.
     max_steps : int, default=64
         Largest number of steps tried; 6 evaluations of the velocity a step.
 
@@ -34,8 +34,8 @@ class Grid(Solver):
     safety_ : float
         The factor between embedded and true errors.
     single_ : bool
-        Whether log-densities evaluate the velocity in float32 and do the rest in float64; an estimator says
-        so at ``fit`` where this hardly moves them.
+        Whether log-densities take the velocity in float32, at points inside of a step that are float32 too,
+        and add up in float64; an estimator says so at ``fit`` where this hardly moves them.
 
     Examples
     --------
