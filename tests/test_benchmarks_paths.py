@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siflow_sk.benchmarks import _paths, _singlecell
+from siflow_sk.benchmarks import _paths, _paths_report, _singlecell
 from siflow_sk.benchmarks.__main__ import main
 from siflow_sk.benchmarks._rst import not_measured
 
@@ -90,38 +90,62 @@ def test_the_gaussian_of_the_paths_is_the_density_of_its_rows():
     assert -_paths.Gaussian().score_samples(rows).mean() == pytest.approx(entropy, abs=0.01)
 
 
+def falling(rate=1.0):
+    """Errors of 1 / (rate n)^4 nats."""
+    return [(n, (rate * n) ** -4.0) for n in _paths.STEPS]
+
+
 def test_evaluations_at_one_level_of_log_density():
     """An error of 1 / n^4 nats falls below the room of 0.0016 at n = 5: 20 evaluations."""
-    numerical = [n**-4.0 for n in _paths.STEPS]
-    assert _paths.evaluations(0.1, numerical, 0.1 + 0.2**4) == pytest.approx(20.0, rel=1e-9)
-    assert _paths.evaluations(0.1, numerical, 0.1 + 4.5**-4) == pytest.approx(18.0, rel=1e-9)
-    assert _paths.evaluations(0.1, numerical, 2.0) == 4.0
-    assert np.isnan(_paths.evaluations(0.2, numerical, 0.1))
+    count = _paths_report.evaluations
+    assert count(0.1, falling(), 0.1 + 0.2**4) == pytest.approx(20.0, rel=1e-9)
+    assert count(0.1, falling(), 0.1 + 4.5**-4) == pytest.approx(18.0, rel=1e-9)
+    assert count(0.1, falling(), 2.0) == 4.0
+    assert np.isnan(count(0.2, falling(), 0.1))
 
 
-def figures(kind, energy, numerical):
-    record = {"kind": kind, "table": "checkerboard", "max_iter": 1000, "seed": 0, "energy": energy}
-    record |= {"energy_error": 0.1, "steps": 8, "excess": 0.3, "excess_error": 0.1, "fit_seconds": 1.0}
+def figures(kind, energy, rate, seed=0, excess=0.3):
+    record = {"kind": kind, "table": "checkerboard", "max_iter": 1000, "seed": seed, "energy": energy}
+    record |= {"energy_error": 0.1, "steps": 8, "excess": excess, "excess_error": 0.1, "fit_seconds": 1.0}
     around = {"date": "", "load": None, "versions": {}, "cpu": "", "cores": 1, "threads": 1, "device": "cpu"}
-    return record | {"numerical": numerical, "code": "", "circumstances": around | {"command": ""}}
+    around |= {"command": ""}
+    return record | {"n_train": 50, "numerical": falling(rate), "code": "", "circumstances": around}
 
 
 @pytest.mark.parametrize(
-    ("energy", "rate", "words"),
+    ("energies", "rate", "excess", "words"),
     [
-        (3.0, 2.0, "shorter, and takes fewer evaluations"),
-        (3.0, 1.0, "shorter, but takes no fewer evaluations"),
-        (4.0, 1.0, "no shorter, and takes no fewer evaluations"),
+        ((3.0, 3.2), 2.0, 0.3, "shorter, and takes fewer evaluations"),
+        ((3.0, 3.2), 1.0, 0.3, "shorter, but takes no fewer evaluations"),
+        ((4.0, 4.0), 1.0, 0.3, "no shorter, and takes no fewer evaluations"),
+        ((3.0, 5.0), 2.0, 0.3, "no shorter, but takes fewer evaluations"),  # not by two standard errors
+        (
+            (3.0, 3.2),
+            2.0,
+            0.5,
+            "shorter, but takes no fewer evaluations at one log-density, fewer for 0.001 nats",
+        ),
     ],
 )
-def test_the_page_says_whether_the_learnt_path_is_better(energy, rate, words):
-    """Than the best of the fixed ones: errors of 1 / n^4 nats, and of 1 / (rate n)^4."""
-    fixed = [n**-4.0 for n in _paths.STEPS]
-    records = [figures("trigonometric", 9.0, fixed), figures("linear", 4.0, fixed)]
-    records.append(figures("fourier_4", energy, [e / rate**4 for e in fixed]))
-    text = _paths.page(records, True, False)
-    assert f"energy {energy / 4.0:.2f}, evaluations at one log-density {1 / rate:.2f}, " in text
+def test_the_page_says_whether_the_learnt_path_is_better(energies, rate, excess, words):
+    """Than the better of the fixed ones, model by model of one seed; a model that is worse has less room."""
+    records = []
+    for seed, energy in enumerate(energies):
+        records += [figures("trigonometric", 9.0, 1.0, seed), figures("linear", 4.0, 1.0, seed)]
+        records.append(figures("fourier_4", energy, rate, seed, excess))
+    text = _paths_report.page(records, True, False)
+    mean, error = np.mean(energies) / 4.0, np.std(energies, ddof=1) / 4.0 / np.sqrt(2.0)
+    assert f"energy {mean:.2f} ± {error:.2f}, evaluations at one log-density " in text
+    assert f"for 0.001 nats {1 / rate:.2f} ± 0.00." in text
     assert f"The path is {words}." in text
+    assert "50 training rows" in text
+
+
+def test_one_seed_gives_no_verdict():
+    records = [figures("linear", 4.0, 1.0), figures("fourier_4", 1.0, 9.0)]
+    text = _paths_report.page(records, True, False)
+    assert "energy 0.25, evaluations" in text
+    assert "The path is" not in text
 
 
 def test_what_is_absent_is_named():
