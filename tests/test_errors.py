@@ -81,6 +81,13 @@ def test_the_estimate_knows_of_rounding(name):
 # -- probes -------------------------------------------------------------------------------------------------
 
 
+def test_the_distance_to_a_better_solution():
+    """None between equals, two densities of zero among them; infinite where there is no better solution."""
+    value = torch.tensor([1.0, -torch.inf, 2.0, 2.0, -torch.inf])
+    better = torch.tensor([1.0, -torch.inf, 2.5, torch.nan, -3.0])
+    assert _likelihood._distance(value, better).tolist() == [0.0, 0.0, 1.0, torch.inf, torch.inf]
+
+
 def probed(n_probes, draw):
     """An untrained network of three columns, its probes drawn afresh."""
     recipe = ResidualMLP(width=8, depth=1, divergence="hutchinson", n_probes=n_probes)

@@ -156,6 +156,17 @@ class Detour(Linear):
         return torch.stack([0.5 + 0.0 * x1[:, 0], 0.5 * torch.tanh(x1[:, 0])], 1)
 
 
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_a_path_that_bends_in_one_column_is_not_linear(column):
+    class Bent(Linear):
+        def point(self, t, x0, x1):
+            bend = torch.nn.functional.one_hot(torch.tensor(column), 3)
+            return super().point(t, x0, x1) + torch.sin(math.pi * t) * bend
+
+    assert is_linear(Linear(), 3)
+    assert not is_linear(Bent(), 3)
+
+
 def test_a_path_that_is_not_linear(generator):
     """Its densities are learnt as any other's; the formula of the score does not hold and is refused."""
     X = TILTED.sample(2000, seed=0)

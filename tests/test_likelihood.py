@@ -1,5 +1,6 @@
 """Log-density and transport: exact where the velocity is, normalised and invariant where it is trained."""
 
+import copy
 import gc
 import math
 import weakref
@@ -272,6 +273,34 @@ def test_velocities_in_single_precision_keep_the_tolerance(turning):
     double, _ = _likelihood.log_density(velocity, StandardNormal(), solver, x)
     assert 0.0 < (found - double).abs().max() <= 0.1 * solver.tol
     assert solver.safety_ < 1.0  # the difference of orders 5 and 4 is more than the error
+
+
+def test_rounding_is_measured_over_the_way_of_a_log_density(turning):
+    """From the data to the base and no further, once with each precision."""
+
+    class Watched(Grid):
+        spans = ()
+
+        def integrate(self, f, state, t0, t1):
+            self.spans += ((t0, t1),)
+            return super().integrate(f, state, t0, t1)
+
+    velocity, _, _, x = turning
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Watched(), x, may_round=True)
+    assert solver.spans == ((1.0, 0.0), (1.0, 0.0))
+
+
+def test_under_autocast_a_log_density_keeps_its_digits(generator):
+    """Products of float32 would be in bfloat16 there, those of the weights alone among them."""
+    velocity, base, solver = MLP(width=16).build(3, generator), StandardNormal(), RungeKutta(n_steps=1)
+    for weight in velocity.parameters():
+        torch.nn.init.normal_(weight, std=0.5, generator=generator)
+    x = torch.randn(20, 3, generator=generator)
+    exact, _ = _likelihood.log_density(copy.deepcopy(velocity).double(), base, solver, x.double())
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found, _ = _likelihood.log_density(velocity, base, solver, x)
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_far_out_are_solved_in_double_precision(turning):

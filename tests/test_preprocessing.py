@@ -134,6 +134,18 @@ def test_weights_mean_repetition(name):
         torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
 
 
+def test_a_column_without_spread_is_moved_and_not_scaled():
+    x = table()
+    x[:, 1] = 7.0
+    map_ = fitted("standardize", x)
+    z, log_det = map_.forward(x)
+    assert (z[:, 1] == 0.0).all()
+    alone = fitted("standardize", x[:, [0, 2]]).forward(x[:, [0, 2]])
+    torch.testing.assert_close(z[:, [0, 2]], alone[0])
+    torch.testing.assert_close(log_det, alone[1])
+    torch.testing.assert_close(map_.inverse(z), x)
+
+
 @pytest.mark.parametrize("name", ["standardize", "whiten"])
 def test_moments_of_the_latent_rows(name):
     z = fitted(name).forward(table())[0]
@@ -283,6 +295,14 @@ def test_the_map_of_a_known_density_is_its_quantile_transform():
     np.testing.assert_allclose(z.numpy(), expected, rtol=0, atol=2e-5)
     density = (1 - share) * body.pdf(grid) + share * tail.pdf(grid)
     np.testing.assert_allclose(slope.numpy(), density / stats.norm.pdf(expected), rtol=1e-4)
+
+
+def test_the_map_of_a_density_that_is_not_normalised_has_the_slope_that_it_says():
+    grid = torch.linspace(-6.0, 6.0, 4097, dtype=torch.float64)
+    density = 3.0 * torch.exp(-0.5 * grid**2)
+    z, slope = _marginal._gaussianise(density, grid, 0.1, 0.0, 1.0, float(grid[1] - grid[0]))
+    numerical = (z[2:] - z[:-2]) / (grid[2:] - grid[:-2])
+    torch.testing.assert_close(slope[1:-1], numerical, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("n", [80, 400])
@@ -462,6 +482,10 @@ def test_columns_of_many_rows_are_learnt_from_evenly_spaced_ones(monkeypatch):
     assert (z - z_part).abs().mean() < 0.05
     assert abs((log_det - log_det_part).mean()) < 0.05
     assert z_part.std().item() == pytest.approx(1.0, abs=1e-3)
+    rows, weights = _marginal._enough(torch.arange(20_000.0), weight)
+    assert len(rows) == 2000
+    assert (rows[0], rows[-1]) == (0.0, 19_999.0)
+    assert float(weights.sum()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "none"])

@@ -618,6 +618,32 @@ def test_a_grid_serves_a_part_of_the_interval(t):
     np.testing.assert_allclose(outcome(final).numpy(), law.logpdf(x), rtol=0, atol=1e-6)
 
 
+def test_one_step_is_a_number_of_steps():
+    (x,) = RungeKutta("euler", n_steps=1).integrate(lambda t, s: (-s[0],), (torch.ones(1, 1),), 0.0, 1.0)
+    assert float(x) == 0.0
+
+
+def test_rows_whose_outcome_is_not_finite_ask_for_no_steps():
+    """Half of the rows are stiff, and end where the outcome is not a number: the others need few steps."""
+    rate = torch.tensor([[1.0]] * 50 + [[40.0]] * 50, dtype=torch.float64)
+
+    def outcome(state):
+        return torch.where(rate[:, 0] > 1.0, math.nan, state[0][:, 0])
+
+    def field(t, state):
+        return (-rate * state[0],)
+
+    start = (torch.ones(100, 1, dtype=torch.float64),)
+    assert Grid(tol=1e-6).calibrate(field, start, 0.0, 1.0, outcome).n_steps_ < 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_the_solver_for_what_a_grid_leaves_has_the_least_tolerance_that_the_dtype_allows(dtype):
+    least = 10.0 * torch.finfo(dtype).eps
+    assert Grid(tol=1e-30).fallback(dtype).rtol == least
+    assert Grid(tol=1.0).fallback(dtype).rtol == 1e-4
+
+
 # -- stochastic steps ----------------------------------------------------------------------------------------
 
 

@@ -320,6 +320,16 @@ def test_an_angle_gets_the_bandwidth_of_the_best_left_out_likelihood():
     assert CircularMarginals()._column(torch.tensor(y[:49]), few) is None
 
 
+def test_a_narrow_angle_gets_all_the_knots():
+    """One for every cell, where half of the narrowest bandwidth is less than a cell."""
+    n = 400
+    y = 1.0 + 1e-3 * torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.full((n,), 1 / n, dtype=torch.float64)
+    _, step, z, *_ = CircularMarginals()._column(y, weight)
+    assert len(z) == 4096 + 1
+    assert float(step) == pytest.approx(TURN / 4096)
+
+
 # -- a flow that is known --------------------------------------------------------------------------------
 
 

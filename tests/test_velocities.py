@@ -9,7 +9,7 @@ from oracles import BENT, NORMAL, ExactVelocity, PlainVelocity, trace_of_jacobia
 from scipy import stats
 from torch import nn
 
-from siflow_sk._kernel import block
+from siflow_sk._kernel import block, product
 from siflow_sk.velocities import (
     ACTIVATIONS,
     MLP,
@@ -199,6 +199,17 @@ def test_residual_blocks_add_to_what_is_there(generator):
     torch.testing.assert_close(found, nn.functional.silu(x + 2.0 * c) + g * x + b)
 
 
+def test_a_residual_block_is_two_layers_with_the_time_between(generator):
+    """v = W a(h + O a(I a(h) + s)) + g x + b with h = F x, written out; a is the activation everywhere."""
+    network, act = build(ResidualMLP(width=7, depth=1, activation="silu"), 3), nn.functional.silu
+    t, x = torch.tensor(0.3).double(), torch.randn(5, 3, dtype=torch.float64, generator=generator)
+    features = network.time(t)
+    b, g = network.affine_time(features).chunk(2, dim=1)
+    h = network.first(x)
+    h = h + network.outer[0](act(network.inner[0](act(h)) + network.shifts[0](features)))
+    torch.testing.assert_close(network(t, x), network.last(act(h)) + g * x + b)
+
+
 @pytest.mark.parametrize(
     "recipe", [MLP(width=8, context_depth=1), ResidualMLP(width=8)], ids=["mlp", "residual"]
 )
@@ -315,6 +326,39 @@ def test_gradient_of_one_output_alone(only, generator):
     assert torch.autograd.gradcheck(outcome, [x])
 
 
+@pytest.mark.parametrize("only", [0, 1], ids=["value", "divergence"])
+def test_gradient_of_one_output_alone_of_networks_in_a_stack(only, generator):
+    """Is that of each network by itself."""
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(True)
+
+    shifts = [draw(2, 1, 5) for _ in range(4)]
+    arguments = [draw(2, 4, 3), *shifts, draw(2, 5, 3), draw(2, 5, 5), draw(2, 3, 5), draw(2, 5, 5)]
+
+    def gradients(arguments):
+        outcome = block("silu", *arguments)[only]
+        return torch.autograd.grad(outcome.square().sum(), arguments, allow_unused=True)
+
+    together = gradients(arguments)
+    for i in range(2):
+        alone = gradients([a[i].detach().requires_grad_(True) for a in arguments])
+        for mine, wanted in zip(together, alone, strict=True):
+            mine = mine if mine is None else mine[i]
+            torch.testing.assert_close(mine, wanted)
+
+
+@pytest.mark.parametrize("d", range(1, 9))
+def test_inner_sizes_of_products_are_even(d, generator, monkeypatch):
+    """A column of zeros more where they are odd, and only there; the product is the same."""
+    padded, plain = [], torch.nn.functional.pad
+    monkeypatch.setattr(torch.nn.functional, "pad", lambda x, pad: padded.append(x) or plain(x, pad))
+    x, weight = (torch.randn(n, d, dtype=torch.float64, generator=generator) for n in (4, 3))
+    found = product(x, weight)
+    assert len(padded) == 2 * (d % 2)
+    torch.testing.assert_close(found, x @ weight.T)
+
+
 def test_held_weights_give_the_same_field(generator):
     network = MLP(width=8, n_blocks=2).build(3, generator)
     t, x = torch.tensor(0.3), torch.randn(5, 3, generator=generator)
@@ -325,6 +369,20 @@ def test_held_weights_give_the_same_field(generator):
     ):
         assert torch.equal(held, plain)
     assert torch.equal(hold_weights(network)(t, x), network(t, x))
+
+
+def test_held_weights_are_prepared_once(generator, monkeypatch):
+    """However often the field is evaluated, at whatever context and times."""
+    network, calls = MLP(width=8).build(3, generator, n_context=2), []
+    prepare = network._held
+    monkeypatch.setattr(network, "_held", lambda: calls.append(1) or prepare())
+    held, x, c = hold_weights(network), torch.zeros(5, 3), torch.zeros(5, 2)
+    for velocity in (held, held.given(c), held.hold_weights([torch.tensor(0.3)])):
+        velocity.value_and_divergence(torch.tensor(0.3), x)
+        velocity.value_and_divergence(torch.tensor(0.4), x)
+    assert len(calls) == 1
+    network.given(c).value_and_divergence(torch.tensor(0.3), x)  # which holds nothing
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("models", [(), (3,)], ids=["one", "three at once"])
