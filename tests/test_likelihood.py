@@ -290,6 +290,23 @@ def test_rounding_is_measured_over_the_way_of_a_log_density(turning):
     assert solver.spans == ((1.0, 0.0), (1.0, 0.0))
 
 
+@pytest.mark.parametrize(("share", "rounds"), [(0.09, True), (0.15, False)])
+def test_rounding_may_move_log_densities_by_a_tenth_of_the_tolerance(share, rounds, turning):
+    class Fixed(Grid):
+        def calibrate(self, f, state, t0, t1, outcome):
+            self.knots_, self.safety_ = torch.linspace(0.0, 1.0, 9, dtype=torch.float64), 1.0
+            return self
+
+    velocity, _, _, x = turning
+    values, solver = [], Fixed(tol=1e9).calibrate(None, None, 1.0, 0.0, None)
+    for single in (False, True):
+        solver.single_ = single
+        values.append(_likelihood.log_density(velocity, StandardNormal(), solver, x)[0])
+    moved = (values[0] - values[1]).abs().quantile(0.995).item()
+    solver = Fixed(tol=moved / share)
+    assert _likelihood.calibrate(velocity, StandardNormal(), solver, x, may_round=True).single_ == rounds
+
+
 def test_under_autocast_a_log_density_keeps_its_digits(generator):
     """Products of float32 would be in bfloat16 there, those of the weights alone among them."""
     velocity, base, solver = MLP(width=16).build(3, generator), StandardNormal(), RungeKutta(n_steps=1)
