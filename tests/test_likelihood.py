@@ -290,6 +290,39 @@ def test_rounding_is_measured_over_the_way_of_a_log_density(turning):
     assert solver.spans == ((1.0, 0.0), (1.0, 0.0))
 
 
+def test_a_verified_estimate_is_no_wild_exaggeration(turning):
+    """Twice the error is what a finer grid shows; little is added to that."""
+    velocity, _, truth, x = turning
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(tol=1e-6), x)
+    found, error = _likelihood.log_density(velocity, StandardNormal(), solver, x, verify=True)
+    true_error = (found - torch.tensor(truth.logpdf(x))).abs()
+    assert true_error.median() <= error.median() <= 4.0 * true_error.median()
+
+
+def test_the_energy_of_a_motion_that_is_known(generator):
+    """t c, whose energy is a third of |c|^2, of every row."""
+    c, x = torch.tensor([1.0, 2.0]).double(), torch.randn(5, 2, generator=generator).double()
+    ends, energy = _likelihood.path_energy(lambda t, x: t * c.expand_as(x), RungeKutta(n_steps=4), x)
+    torch.testing.assert_close(ends, x + 0.5 * c)
+    torch.testing.assert_close(energy, torch.full((5,), 5.0 / 3.0, dtype=torch.float64))
+
+
+def test_where_there_is_no_diffusion_the_drift_is_the_velocity(generator):
+    """No score is asked for, which may not be there at the ends; Heun steps of x' = 2 t x + 1."""
+    x = torch.randn(5, 2, generator=generator).double()
+
+    def velocity(t, x):
+        return 2.0 * t * x + 1.0
+
+    found = _likelihood.diffuse(
+        velocity, None, None, lambda t: torch.zeros_like(t), x, 0.0, 1.0, 3, generator
+    )
+    for t in (0.0, 1.0 / 3.0, 2.0 / 3.0):
+        first = velocity(t, x)
+        x = x + (first + velocity(t + 1.0 / 3.0, x + first / 3.0)) / 6.0
+    torch.testing.assert_close(found, x)
+
+
 @pytest.mark.parametrize(("share", "rounds"), [(0.09, True), (0.15, False)])
 def test_rounding_may_move_log_densities_by_a_tenth_of_the_tolerance(share, rounds, turning):
     class Fixed(Grid):
