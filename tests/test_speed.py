@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from siflow_sk import InterpolantFlow
 from siflow_sk._held import Held
-from siflow_sk.benchmarks import _speed, _speed_costs, _speed_report, _tables, _timing
+from siflow_sk.benchmarks import _flow_peers, _speed, _speed_costs, _speed_report, _tables, _timing
 from siflow_sk.benchmarks.__main__ import main
 
 SCRIPT = Path(_timing.__file__).parent / "gpu.sh"
@@ -94,21 +95,40 @@ def test_other_hands_agree_on_the_same_network(no_flow_matching):
 
 
 def test_rivals_compare_on_the_same_rows(monkeypatch):
-    rows = np.random.default_rng(0).standard_normal((30, 2))
-    table = _tables.Table(rows, rows, rows)
+    """A rival half a nat below ours, with errors of 0.05, and one three below, which makes none."""
+    rows = np.random.default_rng(0).standard_normal((150, 2))
+    table = _tables.Table(rows, rows[:40], rows[:40])
+    ours = InterpolantFlow(max_iter=20, polish=10, random_state=0).fit(rows)
 
-    def model(value):
-        return lambda X: np.full(len(X), value) + X[:, 0]
+    def rival(below, error):
+        def score(X):
+            return ours.score_samples(X) - below
 
-    monkeypatch.setattr(
-        _speed_costs, "fit_default", lambda *_, **__: (types.SimpleNamespace(score_samples=model(1.0)), [])
-    )
-    monkeypatch.setattr(_speed_costs, "cnf", lambda *_: (model(0.5), {"capped": True}))
-    monkeypatch.setattr(_speed_costs, "flow_matching", lambda *_: (model(-1.0), {"capped": False}))
+        score.precisely = lambda X: score(X) + error
+        return score
+
+    monkeypatch.setattr(_speed_costs, "fit_default", lambda *_, **__: (ours, []))
+    monkeypatch.setattr(_speed_costs, "cnf", lambda *_: (rival(0.5, 0.05), {"capped": True}))
+    monkeypatch.setattr(_speed_costs, "flow_matching", lambda *_: (rival(3.0, 0.0), {"capped": False}))
     found = _speed_costs.rivals("airfoil", table, 0, 1.0)
     assert found["better"]["cnf"] == pytest.approx((0.5, 0.0), abs=1e-12)
-    assert found["nll"]["flow_matching"] == pytest.approx(1.0 - rows[:, 0].mean())
+    assert found["nll"]["flow_matching"] == pytest.approx(3.0 - ours.score(rows[:40]))
     assert found["capped"] == {"cnf": True, "flow_matching": False}
+    assert 0.0 < found["numerical_error"]["siflow_sk"] <= ours.solver_.tol
+    assert found["numerical_error"]["cnf"] == pytest.approx(0.05)
+    assert found["numerical_error"]["flow_matching"] == 0.0
+    assert found["as_exact"]["cnf"]["tol"] >= 0.01
+    assert found["as_exact"]["flow_matching"]["tol"] == ours.solver_.tol  # nothing is as exact as that
+
+
+@pytest.mark.parametrize("peer", ["cnf", "flow_matching"])
+def test_a_rival_is_near_its_own_precise_log_density(peer):
+    """And that is another number: its tolerances are not those of rounding."""
+    pytest.importorskip({"cnf": "zuko"}.get(peer, peer))
+    rows = np.random.default_rng(0).standard_normal((80, 2))
+    score, _ = getattr(_flow_peers, peer)(_tables.Table(rows, rows, rows), 0, 0.5)
+    difference = np.abs(score(rows) - score.precisely(rows))
+    assert 0.0 < difference.max() < 0.01
 
 
 # -- exponents and verdicts --------------------------------------------------------------------------------
@@ -142,6 +162,8 @@ def rival(matching=60.0, cnf=12.0, nll=1.0, columns=20):
     }
     row |= {"standard_error": dict.fromkeys(seconds, 0.1), "fit_seconds": seconds, "capped": {"cnf": True}}
     row |= {"better": {"cnf": [1.0, 0.1], "flow_matching": [1.0, 0.1]}}
+    row |= {"numerical_error": dict.fromkeys(seconds, 1e-4)}
+    row |= {"as_exact": {m: {"tol": 0.003, "seconds": 0.5, "times": 2.0 * seconds[m]} for m in row["better"]}}
     return row | {"circumstances": AROUND, "code": "c", "quick": False}
 
 
@@ -179,7 +201,8 @@ def test_sweeps_leave_the_other_sizes_alone():
 def test_verdicts_met():
     found = _speed_report.verdicts(measured())
     assert [v.outcome for v in found] == ["met"] * 6
-    assert found[0].figure == "breast_cancer (d = 20) 60.0 times, NLL 1.00 against 2.00"
+    figure = "breast_cancer (d = 20) 60.0 times, NLL 1.00 against 2.00, at its numerical error 120.0 times"
+    assert found[0].figure == figure
 
 
 @pytest.mark.parametrize(
