@@ -14,6 +14,7 @@ from sklearn.datasets import load_wine
 
 import siflow_sk
 from siflow_sk import InterpolantFlow
+from siflow_sk.benchmarks.__main__ import COMMANDS
 from siflow_sk.velocities import MLP
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,6 +140,13 @@ def test_every_public_part_is_in_the_reference():
         if not hasattr(importlib.import_module(name.rpartition(".")[0]), name.split(".")[-1])
     }
     assert missing == set()
+
+
+def test_every_command_of_the_benchmarks_is_in_its_page():
+    names = {module.__name__.rpartition("._")[2] for module in COMMANDS}
+    page = (ROOT / "docs" / "benchmarks" / "running.rst").read_text(encoding="utf-8")
+    entries = re.findall(r"^``\w+``(?:, ``\w+``)*$", page, re.MULTILINE)
+    assert set(re.findall(r"\w+", " ".join(entries))) == names
 
 
 def test_the_table_of_faults_is_current():
