@@ -91,7 +91,11 @@ def barely(monkeypatch):
 
 @pytest.fixture
 def stub(monkeypatch):
-    """The one class of flow_matching that is used, with the signature of its release 1.0.10."""
+    """The one class of flow_matching that is used, with the signature of its release 1.0.10.
+
+    What the tests get are the tolerances that it was asked for.
+    """
+    tolerances = []
 
     class ODESolver:
         def __init__(self, velocity_model):
@@ -100,6 +104,7 @@ def stub(monkeypatch):
         def compute_likelihood(self, x_1, log_p0, step_size, method, atol, rtol, time_grid, exact_divergence):
             assert (step_size, method, exact_divergence) == (None, "dopri5", True)
             assert time_grid.tolist() == [1.0, 0.0]
+            tolerances.append((atol, rtol))
             x, change = x_1, torch.zeros(len(x_1))
             for t in torch.linspace(1, 0, 26)[:-1] - 1 / 50:  # midpoints
                 with torch.no_grad():
@@ -115,6 +120,7 @@ def stub(monkeypatch):
     solver = types.SimpleNamespace(ODESolver=ODESolver)
     monkeypatch.setitem(sys.modules, "flow_matching", types.SimpleNamespace(solver=solver))
     monkeypatch.setitem(sys.modules, "flow_matching.solver", solver)
+    return tolerances
 
 
 def integral(score, low, high, n=ROWS):
@@ -132,6 +138,29 @@ def test_densities_of_the_flows_integrate_to_one(name, barely, stub):
     assert integral(score, -14.0, 16.0) == pytest.approx(1.0, abs=0.02)
     # exact, nothing random is left
     np.testing.assert_array_equal(score(table.test), score(table.test))
+
+
+@pytest.mark.parametrize("name", ["cnf", "flow_matching"])
+def test_a_flow_is_near_its_own_precise_log_density(name, barely, stub):
+    """And that is another number: float32 is not float64."""
+    table = normal_table(np.random.default_rng(0))
+    score, _ = _flow_peers.FLOW_PEERS[name](table, 0, 60.0)
+    found, precise = score(table.test), score.precisely(table.test)
+    np.testing.assert_allclose(found, precise, rtol=0, atol=0.01)
+    assert (found != precise).any()
+    np.testing.assert_array_equal(score(table.test), found)
+
+
+def test_precise_log_densities_are_solved_to_tight_tolerances(barely, stub, monkeypatch):
+    table = normal_table(np.random.default_rng(0))
+    score, _ = _flow_peers.cnf(table, 0, 60.0)
+    precise = score.precisely(table.test)
+    monkeypatch.setattr(_flow_peers, "TIGHT", 1e-12)
+    np.testing.assert_allclose(score.precisely(table.test), precise, rtol=0, atol=1e-5)
+    monkeypatch.setattr(_flow_peers, "TIGHT", 1e-3)
+    assert np.abs(score.precisely(table.test) - precise).max() > 1e-4
+    _flow_peers.flow_matching(table, 0, 60.0)[0].precisely(table.test)
+    assert stub[-1] == (1e-3, 1e-3)
 
 
 def test_a_seed_repeats_a_flow(barely):
