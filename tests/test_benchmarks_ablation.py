@@ -9,7 +9,15 @@ from scipy.special import logsumexp
 
 from siflow_sk.benchmarks import _ablation
 from siflow_sk.benchmarks.__main__ import main
-from siflow_sk.benchmarks._ablation_report import ENSEMBLE, Effect, effects, overall, verdict
+from siflow_sk.benchmarks._ablation_report import (
+    ENSEMBLE,
+    Effect,
+    counted,
+    effects,
+    lines,
+    overall,
+    verdict,
+)
 from siflow_sk.benchmarks._scores import pack
 
 
@@ -61,6 +69,16 @@ def test_without_the_default_there_is_nothing_to_compare():
 def test_verdict(means, error, wanted):
     places = {(str(i), None): Effect(mean, error) for i, mean in enumerate(means)}
     assert verdict(places) == wanted
+
+
+def test_what_stands_apart_in_the_league_counts_in_no_mean():
+    rows = np.random.default_rng(0).standard_normal(40)
+    tables = {"a": 0.5, "b": 0.6, "c": 0.4, "gas_sensor_drift": -100.0}
+    records = [record("default", rows, name) for name in tables]
+    records += [record("lever", rows + gain, name) for name, gain in tables.items()]
+    assert lines(records)[0].endswith("nats over 3 tables: helps")
+    alone = {("gas_sensor_drift", None): Effect(1.0, 0.1)}
+    assert counted(alone) == alone
 
 
 def test_the_error_of_the_mean_is_over_the_tables():

@@ -8,6 +8,7 @@ import numpy as np
 
 from ._rst import circumstances, distinct, not_measured, table, title
 from ._scores import paired, unpack
+from ._tables import NOT_COUNTED
 
 ENSEMBLE = "ensemble of two"
 
@@ -56,6 +57,11 @@ def _pooled(pairs):
     return Effect(statistics.fmean(means), error)
 
 
+def counted(places):
+    """The places whose table counts, as in the league; all of them where none does."""
+    return {place: e for place, e in places.items() if place[0] not in NOT_COUNTED} or places
+
+
 def overall(places):
     """Mean over the places, each counted once, with its standard error over them."""
     means = [effect.mean for effect in places.values()]
@@ -80,8 +86,12 @@ def lines(records):
     """What is printed at the end."""
     return [
         f"{lever}: {overall(places)} nats over {len(places)} tables: {verdict(places)}"
-        for lever, places in effects(records).items()
+        for lever, places in _that_count(effects(records)).items()
     ]
+
+
+def _that_count(found):
+    return {lever: counted(places) for lever, places in found.items()}
 
 
 def page(records, current, quick, tables=(), levers=()):
@@ -93,7 +103,7 @@ def page(records, current, quick, tables=(), levers=()):
         _remarks(current, quick),
     ]
     if found:
-        parts += [_summary(found, records), title("Table by table"), _by_table(found, records)]
+        parts += [_summary(_that_count(found), records), title("Table by table"), _by_table(found, records)]
         parts.append(_absent(records, tables, levers))
     parts.append(circumstances(records))
     return "\n".join(part for part in parts if part)
@@ -112,7 +122,8 @@ def _remarks(current, quick):
         "or that over its splits, whichever is larger; that of the mean is over the tables.  A change "
         "*helps* if its mean is more than two standard errors above zero and no table is worse by more than "
         "its error; it *hurts* if the mean is more than two standard errors below zero.  Of many changes "
-        "on few tables some look good by chance; *other seed*, which changes nothing, shows how much.\n\n"
+        "on few tables some look good by chance; *other seed*, which changes nothing, shows how much.  "
+        f"{' and '.join(NOT_COUNTED)}, on which a few rows decide everything, counts in no mean.\n\n"
         f"*{ENSEMBLE}*: the average of the densities of the default and of *other seed*.\n"
     )
     if quick:
