@@ -77,7 +77,7 @@ def test_what_stands_apart_in_the_league_counts_in_no_mean():
     records = [record("default", rows, name) for name in tables]
     records += [record("lever", rows + gain, name) for name, gain in tables.items()]
     assert lines(records)[0].endswith("nats over 3 tables: helps")
-    alone = {("gas_sensor_drift", None): Effect(1.0, 0.1)}
+    alone = {"lever": {("gas_sensor_drift", None): Effect(1.0, 0.1)}}
     assert counted(alone) == alone
 
 

@@ -148,6 +148,11 @@ def test_one_seed_gives_no_verdict():
     assert "The path is" not in text
 
 
+def test_the_page_knows_every_path_and_table():
+    assert set(_paths_report._NAMES) == set(_paths.MODELS)
+    assert set(_paths_report.TABLES) == set(_paths.TABLES)
+
+
 def test_what_is_absent_is_named():
     rows, columns = {"a": "A", "b": "B", "c": "C"}, {"x": "X", "y": "Y", "z": "Z"}
     every = {(row, column) for row in rows for column in columns}

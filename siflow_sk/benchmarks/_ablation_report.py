@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._rst import circumstances, distinct, not_measured, table, title
+from ._rst import circumstances, distinct, not_measured, table, title, with_state
 from ._scores import paired, unpack
 from ._tables import NOT_COUNTED
 
@@ -57,9 +57,12 @@ def _pooled(pairs):
     return Effect(statistics.fmean(means), error)
 
 
-def counted(places):
-    """The places whose table counts, as in the league; all of them where none does."""
-    return {place: e for place, e in places.items() if place[0] not in NOT_COUNTED} or places
+def counted(found):
+    """What :func:`effects` found on tables that count, as in the league; of a lever with none, all of it."""
+    return {
+        lever: {place: e for place, e in places.items() if place[0] not in NOT_COUNTED} or places
+        for lever, places in found.items()
+    }
 
 
 def overall(places):
@@ -86,12 +89,8 @@ def lines(records):
     """What is printed at the end."""
     return [
         f"{lever}: {overall(places)} nats over {len(places)} tables: {verdict(places)}"
-        for lever, places in _that_count(effects(records)).items()
+        for lever, places in counted(effects(records)).items()
     ]
-
-
-def _that_count(found):
-    return {lever: counted(places) for lever, places in found.items()}
 
 
 def page(records, current, quick, tables=(), levers=()):
@@ -103,7 +102,7 @@ def page(records, current, quick, tables=(), levers=()):
         _remarks(current, quick),
     ]
     if found:
-        parts += [_summary(_that_count(found), records), title("Table by table"), _by_table(found, records)]
+        parts += [_summary(counted(found), records), title("Table by table"), _by_table(found, records)]
         parts.append(_absent(records, tables, levers))
     parts.append(circumstances(records))
     return "\n".join(part for part in parts if part)
@@ -123,15 +122,10 @@ def _remarks(current, quick):
         "*helps* if its mean is more than two standard errors above zero and no table is worse by more than "
         "its error; it *hurts* if the mean is more than two standard errors below zero.  Of many changes "
         "on few tables some look good by chance; *other seed*, which changes nothing, shows how much.  "
-        f"{' and '.join(NOT_COUNTED)}, on which a few rows decide everything, counts in no mean.\n\n"
+        f"{' and '.join(NOT_COUNTED)} stands apart, as in the league, and counts in no mean.\n\n"
         f"*{ENSEMBLE}*: the average of the densities of the default and of *other seed*.\n"
     )
-    if quick:
-        return (
-            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
-            "works; the figures mean nothing.\n\n" + text
-        )
-    return text if current else text + "\nThese results were measured with an earlier state of the code.\n"
+    return with_state(text, current, quick)
 
 
 def _summary(found, records):

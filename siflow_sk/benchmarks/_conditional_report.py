@@ -3,7 +3,7 @@
 import statistics
 
 from ._regressors import ROUNDS, SAMPLES
-from ._rst import circumstances, mean_and_error, not_measured, table, title
+from ._rst import circumstances, mean_and_error, not_measured, table, title, with_state
 
 _NAMES = {
     "linear": "Bayesian ridge",
@@ -96,16 +96,7 @@ def _remarks(current, quick):
         "protein the target is what the file holds, a logarithm of the RMSD: these figures do not compare "
         "with published ones in other units.\n"
     )
-    if quick:
-        return (
-            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
-            "works; the figures mean nothing.\n\n" + text
-        )
-    return (
-        text
-        if current
-        else text + "\nSome of these results were measured with an earlier state of the code.\n"
-    )
+    return with_state(text, current, quick)
 
 
 def _rows(shown, tables, kinds):

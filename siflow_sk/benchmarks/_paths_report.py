@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._rst import circumstances, not_measured, table, title
+from ._rst import circumstances, not_measured, table, title, with_state
 
 TABLES = ("gaussian", "eight_gaussians", "checkerboard")
 _NAMES = {
@@ -62,17 +62,10 @@ def page(records, current, quick):
         "lines of a section set a learnt path against the fixed one that has the smaller mean: ratios of "
         "models of one seed, with the standard error of their mean; less is less by more than two of these.\n"
     )
-    if quick:
-        remarks = (
-            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
-            "works; the figures mean nothing.\n\n" + remarks
-        )
-    elif not current:
-        remarks += "\nSome of these results were measured with an earlier state of the code.\n"
     parts = [
         ".. Written by python -m siflow_sk.benchmarks paths; changes made here are lost.\n",
         title("Shorter paths", "="),
-        remarks,
+        with_state(remarks, current, quick),
     ]
     sections = {(r["table"], r["max_iter"]): [] for r in shown}
     for r in shown:

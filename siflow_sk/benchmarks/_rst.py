@@ -32,6 +32,20 @@ def mean_and_error(values, form):
     return f"{format(mean, form)} ± {format(error, form)}"
 
 
+def with_state(text, current, quick):
+    """Remarks of a page, with what weakens its figures: ``--quick``, or an earlier state of the code."""
+    if quick:
+        return (
+            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
+            "works; the figures mean nothing.\n\n" + text
+        )
+    return (
+        text
+        if current
+        else text + "\nSome of these results were measured with an earlier state of the code.\n"
+    )
+
+
 def not_measured(rows, columns, found):
     """Which pairs of the command's own rows and columns are absent, in one sentence; "" if none is.
 

@@ -13,7 +13,7 @@ from ..velocities import MLP
 from ._jobs import Job, measure_and_report, say
 from ._options import add_command, names
 from ._records import code_of
-from ._rst import circumstances, not_measured, table, title
+from ._rst import circumstances, not_measured, table, title, with_state
 
 TABLES = ("emt", "mouse_hematopoiesis")
 ROWS = 1000  # of each sample that two snapshots are compared by, at most
@@ -225,13 +225,6 @@ def page(records, current, quick):
         "the distance of two samples of the true snapshot to each other, which no prediction can be "
         "expected to beat.\n"
     )
-    if quick:
-        remarks = (
-            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
-            "works; the figures mean nothing.\n\n" + remarks
-        )
-    elif not current:
-        remarks += "\nSome of these results were measured with an earlier state of the code.\n"
     header = ("Model", *(f"{name}, t = {when:g}" for name, when in columns), "Seconds")
     rows = []
     for model, label in _NAMES.items():
@@ -243,7 +236,7 @@ def page(records, current, quick):
     parts = [
         ".. Written by python -m siflow_sk.benchmarks singlecell; changes made here are lost.\n",
         title("Snapshots of single cells", "="),
-        remarks,
+        with_state(remarks, current, quick),
         table(header, [*rows, ("*Floor*", *floors, "")]) if shown else "",
         "POT's mappings are those of ``ot.da`` with their defaults, the entropic one with ``reg_e=0.05`` and "
         "costs divided by their median; rows go the share of the way to their image.\n",

@@ -12,10 +12,11 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from .. import InterpolantFlow, InterpolantSearchCV, _likelihood
-from ..solvers import DormandPrince, Grid, RungeKutta, TorchDiffEq
+from ..solvers import Grid, RungeKutta, TorchDiffEq
 from ..velocities import MLP, velocity_and_divergence
 from . import _timing
-from ._flow_peers import TIGHT, cnf, exact_likelihood, flow_matching, standard_normal
+from ._errors import reference_of
+from ._flow_peers import cnf, exact_likelihood, flow_matching, standard_normal
 from ._ours import fit_default
 from ._scores import paired, summary
 from ._tables import rows_to_fit
@@ -309,7 +310,7 @@ def rivals(name, table, seed, seconds, quick=False, repeats=3):
     flow, _ = fit_default(X, seed, quick, device="cpu")
     fits, chosen = {"siflow_sk": now() - start}, {}
     scorers = {"siflow_sk": flow.score_samples}
-    exact = _with_solver(flow, DormandPrince(TIGHT, TIGHT, max_steps=10_000)).score_samples(few)
+    exact = reference_of(flow).score_samples(few)
     errors = {"siflow_sk": _error(flow.score_samples, few, exact)}
     for model, fit in {"cnf": cnf, "flow_matching": flow_matching}.items():
         start = now()
@@ -343,12 +344,6 @@ def rivals(name, table, seed, seconds, quick=False, repeats=3):
     }
 
 
-def _with_solver(flow, solver):
-    other = copy.copy(flow)
-    other.solver_ = solver
-    return other
-
-
 def _error(score, rows, exact):
     return float(np.quantile(np.abs(score(rows) - exact), 0.99))
 
@@ -357,8 +352,8 @@ def _as_exact(flow, X, rows, exact, error):
     """The flow with the largest of some tolerances of its grid at which it errs by no more than ``error``."""
     z = _latent(flow, X[:512])
     for tol in TOLERANCES:
-        solver = _likelihood.calibrate(flow.velocity_, flow.base_, Grid(tol=tol), z, may_round=True)
-        other = _with_solver(flow, solver)
+        other = copy.copy(flow)
+        other.solver_ = _likelihood.calibrate(flow.velocity_, flow.base_, Grid(tol=tol), z, may_round=True)
         if _error(other.score_samples, rows, exact) <= error:
             return other
     return flow

@@ -13,7 +13,7 @@ from ..velocities import MLP
 from ._jobs import Job, measure_and_report
 from ._options import add_command, names
 from ._records import code_of
-from ._rst import circumstances, not_measured, table, title
+from ._rst import circumstances, not_measured, table, title, with_state
 
 TABLES = ("isoleucine_dihedrals", "spike_6vxx_phi_psi")
 BANDWIDTHS = tuple(0.03 * 2.0 ** (0.25 * j) for j in range(16))  # of the kernel, 0.03 to 0.4
@@ -191,13 +191,6 @@ def page(records, current, quick):
         "protein, so that test rows have near copies among the training rows: a kernel density that "
         "remembers is at its best there, and the figures say little of new proteins.\n"
     )
-    if quick:
-        remarks = (
-            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
-            "works; the figures mean nothing.\n\n" + remarks
-        )
-    elif not current:
-        remarks += "\nSome of these results were measured with an earlier state of the code.\n"
     columns = [name for name in TABLES if any(r["table"] == name for r in shown)]
     rows = []
     for model, label in _NAMES.items():
@@ -208,7 +201,7 @@ def page(records, current, quick):
     parts = [
         ".. Written by python -m siflow_sk.benchmarks torus; changes made here are lost.\n",
         title("Angles", "="),
-        remarks,
+        with_state(remarks, current, quick),
         table(("Model", *columns, "Seconds to fit"), rows) if shown else "",
         not_measured(
             {name: f"``{name}``" for name in TABLES},

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from ._rst import circumstances, table, title
+from ._rst import circumstances, table, title, with_state
 from ._uci_sets import ORIGINAL, SETS, STAND_INS
 
 # as the papers of these models report them; R: read in an open source, M: quoted from memory, M+: from
@@ -77,14 +77,7 @@ def _remarks(current, quick):
         "not: check those before relying on them.  On MINIBOONE, with 3,648 test rows, differences below "
         "half a nat mean nothing.\n"
     )
-    if quick:
-        text = (
-            ".. warning::\n\n   Written with ``--quick``: tiny training budgets and a few rows. The command "
-            "works; the figures mean nothing.\n\n" + text
-        )
-    elif not current:
-        text += "\nSome of these results were measured with an earlier state of the code.\n"
-    return text
+    return with_state(text, current, quick)
 
 
 def _middle(records, field):
