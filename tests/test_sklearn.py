@@ -26,6 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
 from siflow_sk import InterpolantFlow, InterpolantTransport
+from siflow_sk._training._plan import strong_decay
 from siflow_sk.bases import BASES, Base
 from siflow_sk.couplings import COUPLINGS
 from siflow_sk.exceptions import TrainingWarning
@@ -869,6 +870,30 @@ def test_every_parameter_is_documented_and_constrained():
         names = set(configured(cls).get_params(deep=False))
         assert [name for name in names if name not in cls.__doc__] == []
         assert set(cls._parameter_constraints) == names
+
+
+@pytest.mark.parametrize(
+    ("n", "decay"), [(2, 4.0), (353, 4.0), (400, 3.125), (500, 2.0), (1000, 0.5), (10**7, 0.5)]
+)
+def test_weight_decay_is_strong_for_few_rows(n, decay):
+    assert strong_decay(n) == pytest.approx(decay)
+
+
+def test_weight_decay_auto_is_that_of_the_distinct_rows(table):
+    rows = table[:50]
+    auto = quick().fit(np.repeat(rows, 9, axis=0))
+    assert auto.weight_decay_ == strong_decay(len(rows)) == 4.0
+    np.testing.assert_array_equal(
+        auto.score_samples(rows), quick(weight_decay=4.0).fit(np.repeat(rows, 9, axis=0)).score_samples(rows)
+    )
+    weak = quick(weight_decay=0.25).fit(rows)
+    assert weak.weight_decay_ == 0.25
+    assert not np.array_equal(weak.score_samples(rows), auto.score_samples(rows))
+
+
+def test_a_stream_has_a_weight_decay_that_its_chunks_do_not_decide(table):
+    assert quick().partial_fit(table[:50]).weight_decay_ == 0.5
+    assert quick(weight_decay=2.0).partial_fit(table[:50]).weight_decay_ == 2.0
 
 
 def test_without_early_stopping_there_is_no_validation(table):

@@ -9,7 +9,7 @@ from oracles import BENT, NORMAL, ExactVelocity, PlainVelocity, trace_of_jacobia
 from scipy import stats
 from torch import nn
 
-from siflow_sk._kernel import block, product
+from siflow_sk._kernel import _products, add_matmul, block, matmul, product
 from siflow_sk.velocities import (
     ACTIVATIONS,
     MLP,
@@ -357,6 +357,122 @@ def test_inner_sizes_of_products_are_even(d, generator, monkeypatch):
     found = product(x, weight)
     assert len(padded) == 2 * (d % 2)
     torch.testing.assert_close(found, x @ weight.T)
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """As on a processor of AMD; the products that oneDNN made are counted."""
+    call, made = _products._onednn(), []
+    assert (call is not None) == torch.backends.mkldnn.is_available()
+
+    def counted(*arguments):
+        made.append(arguments)
+        return call(*arguments)
+
+    monkeypatch.setattr(_products, "_BY_ONEDNN", call and counted)
+    return made
+
+
+SIZES = [(256, 30, 256), (256, 256, 43), (256, 256, 256), (100, 300, 64)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_products_by_onednn(sizes, onednn, generator):
+    """And of transposed matrices, against the same in float64."""
+    n, k, m = sizes
+    a, b, c = (torch.randn(*shape, generator=generator) for shape in ((n, k), (k, m), (n, m)))
+    with torch.no_grad():
+        found = [matmul(a, b), matmul(a.mT.clone().mT, b.mT.clone().mT), product(a, b.mT)]
+        added = add_matmul(c, a, b, beta=0.3, alpha=-2.0)
+    assert len(onednn) == (4 if torch.backends.mkldnn.is_available() else 0)
+    exact, bound = a.double() @ b.double(), 1e-6 * a.double().abs() @ b.double().abs()
+    for value in found:
+        assert ((value.double() - exact).abs() <= bound).all()
+    assert ((added.double() - (0.3 * c.double() - 2.0 * exact)).abs() <= 2.0 * bound + 1e-6).all()
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_a_row_of_a_product_does_not_see_the_others(sizes, onednn, generator):
+    """Nor its place among them, to the bit."""
+    n, k, m = sizes
+    x, weight = torch.randn(n, k, generator=generator), torch.randn(m, k, generator=generator)
+    order = torch.randperm(n, generator=generator)
+    with torch.no_grad():
+        found, moved = product(x, weight), product(x[order], weight)
+        others = product(torch.cat([x[:1], torch.randn(n - 1, k, generator=generator)]), weight)
+    assert torch.equal(moved, found[order])
+    assert torch.equal(others[0], found[0])
+
+
+def test_small_products_and_those_in_float64_are_left_to_torch(onednn, generator):
+    single, many = torch.randn(64, 64, generator=generator), torch.randn(3, 256, 256, generator=generator)
+    for a in (single, many, many[0].double()):
+        assert torch.equal(matmul(a, a), a @ a)
+        added, exact = (
+            add_matmul(a, a, a, beta=2.0, alpha=3.0),
+            2.0 * a.double() + 3.0 * a.double() @ a.double(),
+        )
+        torch.testing.assert_close(added.double(), exact, rtol=1e-4, atol=1e-3)
+    assert not onednn
+
+
+def test_derivatives_of_products_by_onednn(onednn, generator):
+    """First and second derivatives in both factors, against those of torch's product in float64."""
+    a, b, g = (torch.randn(128, 128, generator=generator, requires_grad=True) for _ in range(3))
+
+    def derivatives(multiply, a, b, g):
+        first = torch.autograd.grad((multiply(a, b).sin() * g).sum(), [a, b], create_graph=True)
+        second = torch.autograd.grad(sum(f.square().sum() for f in first), [a, b, g])
+        return [*first, *second]
+
+    found = derivatives(matmul, a, b, g)
+    made = len(onednn)
+    wanted = derivatives(torch.matmul, *(x.detach().double().requires_grad_(True) for x in (a, b, g)))
+    for mine, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=1e-3, atol=1e-4 * exact.abs().max().item())
+    assert made == (9 if torch.backends.mkldnn.is_available() else 0)
+
+
+def test_transformations_see_through_products(onednn, generator):
+    """Forward mode, with and without torch.func, and vmap: oneDNN's results would be constants to them."""
+    x, tangent, weight = (torch.randn(128, 128, generator=generator) for _ in range(3))
+    with torch.no_grad():
+        _, pushed = torch.func.jvp(lambda y: product(y, weight), (x,), (tangent,))
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, tangent)
+            also = torch.autograd.forward_ad.unpack_dual(product(dual, weight)).tangent
+        mapped = torch.func.vmap(lambda y: product(y, weight))(torch.stack([x, tangent]))
+    pulled = torch.func.grad(lambda y: product(y, weight).sum())(x)
+    assert not onednn
+    for value in (pushed, also, mapped[1]):
+        torch.testing.assert_close(value, tangent @ weight.T)
+    torch.testing.assert_close(pulled, weight.sum(0).expand(128, 128))
+
+
+@pytest.mark.parametrize("text", ["AuthenticAMD", "GenuineIntel"])
+def test_the_maker_of_the_processor(text, monkeypatch, tmp_path):
+    """From where Linux says it, or from what other systems say."""
+    lines = f"processor\t: 0\nvendor_id\t: {text}\nmodel name\t: any\n"
+    (tmp_path / "cpuinfo").write_text(lines, encoding="utf-8")
+    monkeypatch.setattr(_products, "_CPUINFO", tmp_path / "cpuinfo")
+    assert text in _products._vendor()
+    monkeypatch.setattr(_products, "_CPUINFO", tmp_path / "missing")
+    monkeypatch.setattr(_products.platform, "processor", lambda: f"Family 25, {text}")
+    assert text in _products._vendor()
+    for capability, wide in {"AVX2": False, "AVX512": torch.backends.mkl.is_available()}.items():
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        assert _products._mkl_is_slow() == (wide and text == "AuthenticAMD")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tanh_to_the_rounding_of_one(dtype, generator):
+    z = torch.cat([torch.linspace(-20.0, 20.0, 4001), torch.linspace(-1e-3, 1e-3, 101)]).to(dtype)
+    z = torch.cat([z, torch.tensor([-1e4, 1e4], dtype=dtype)])
+    value, slope = ACTIVATIONS["tanh"](z)
+    exact, eps = torch.tanh(z.double()), torch.finfo(dtype).eps
+    assert (value.double() - exact).abs().max() <= 4.0 * eps
+    assert (slope.double() - (1.0 - exact**2)).abs().max() <= 8.0 * eps
+    assert value.abs().max() <= 1.0
 
 
 def test_held_weights_give_the_same_field(generator):

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from .._kernel import add_matmul, matmul
 from ..velocities import acts_on_x
 
 _BETAS, _EPS = (0.9, 0.99), 1e-8  # of Adam
@@ -20,11 +21,10 @@ def orthogonalised(matrix):
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
-    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = matmul(x, x.mT)
+        x = add_matmul(x, add_matmul(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)
     return x.mT if tall else x
 
 

@@ -50,6 +50,15 @@ def polish_batch(batch_size, n):
     return few if few < 128 else max(128, batch_size // 4)
 
 
+def strong_decay(n):
+    """Weight decay for ``n`` distinct rows: the fewer they are, the more a network learns by heart.
+
+    Of 300 rows 4 is better than 0.5 on most open tables, 16 worse on all.  From 1000 rows on 2 still gains on
+    most, but a table with thin ridges (concrete) loses far more than they gain.
+    """
+    return min(4.0, 0.5 * max(1.0, 1000.0 / n) ** 2)
+
+
 def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False):
     """Decide every "auto" of an estimator for ``n`` distinct rows of ``d`` columns.
 
@@ -84,13 +93,16 @@ def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False)
     if one_pass:
         batch_size = min(batch_size, n_draws)
         n_quadratic = math.ceil(n_draws / batch_size)
+    decay = p.weight_decay
+    if decay == "auto":
+        decay = 0.5 if one_pass else strong_decay(n)
     settings = Settings(
         n_quadratic=n_quadratic,
         n_polish=n_polish if stop_early else 0,
         batch_size=batch_size,
         polish_batch_size=polish_batch(batch_size, n),
         learning_rate=float(p.learning_rate_init),
-        weight_decay=float(p.weight_decay),
+        weight_decay=float(decay),
         ema_decay=float(p.ema_decay),
         tol=float(p.tol),
         patience=int(p.n_iter_no_change),

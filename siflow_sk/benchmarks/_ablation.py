@@ -26,6 +26,7 @@ LEVERS = {
     "two blocks": {"velocity__n_blocks": 2},
     "activation silu": {"velocity__activation": "silu"},
     "no weight decay": {"weight_decay": 0.0},
+    "weight decay 0.5": {"weight_decay": 0.5},
     "weight decay 2": {"weight_decay": 2.0},
     "no average of weights": {"ema_decay": 0.0},
     "learning rate 1e-3": {"learning_rate_init": 1e-3},

@@ -113,7 +113,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         Columns of y without spread; they carry no density.
     n_iter_, loss_curve_, polish_loss_curve_, validation_scores_, best_validation_score_ : object
         As for :class:`~siflow_sk.InterpolantFlow`.
-    best_iteration_, quadratic_validation_score_, batch_size_, max_iter_, polish_ : object
+    best_iteration_, quadratic_validation_score_, batch_size_, max_iter_, polish_, weight_decay_ : object
         As for :class:`~siflow_sk.InterpolantFlow`.
     early_stopping_, device_ : object
         As for :class:`~siflow_sk.InterpolantFlow`.

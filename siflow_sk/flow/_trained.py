@@ -176,6 +176,7 @@ class TrainedMixin(PartsMixin):
         self.n_iter_ = trainer.iteration + (self.n_iter_ if append else 0)
         self.batch_size_, self.max_iter_ = settings.batch_size, settings.n_quadratic
         self.polish_, self.early_stopping_ = settings.n_polish, stop_early
+        self.weight_decay_ = settings.weight_decay
         warn_of_lost_steps(losses, self.learning_rate_init)
         if not trainer.interrupted:
             warn_of_early_end(self._checks, self)

@@ -7,15 +7,22 @@ much as the matrix products.
 import torch
 from torch.autograd.function import once_differentiable
 
+from ._products import matmul, product
+
 
 def _tanh(z):
-    y = torch.tanh(z)
+    if z.is_cuda:
+        y = torch.tanh(z)
+    else:
+        # 2 sigmoid(2 z) - 1: torch.tanh is MKL's, ten times slower than this on a processor of AMD
+        y = torch.add(z.new_full((), -1.0), torch.sigmoid(2.0 * z), alpha=2.0)
     return y, torch.addcmul(y.new_ones(()), y, y, value=-1.0)
 
 
 def _tanh_here(z):
-    """The same, in the memory of z."""
-    return z.tanh_(), torch.addcmul(z.new_ones(()), z, z, value=-1.0)
+    """The same, to the bit, in the memory of z."""
+    z = z.tanh_() if z.is_cuda else torch.add(z.new_full((), -1.0), z.mul_(2.0).sigmoid_(), alpha=2.0, out=z)
+    return z, torch.addcmul(z.new_ones(()), z, z, value=-1.0)
 
 
 def _silu(z):
@@ -51,17 +58,6 @@ SMOOTH = {
     "silu": (_silu, _silu_gradient),
     "softplus": (_softplus, _softplus_gradient),
 }
-
-
-def product(x, weight):
-    """``x @ weight.T`` with an even inner size; both may have a leading axis of models.
-
-    MKL rounds the rows of a matrix by where they start in memory; rows of an odd number of entries start
-    differently, and a row's result would depend on its place in the block.
-    """
-    if x.shape[-1] % 2:
-        x, weight = torch.nn.functional.pad(x, (0, 1)), torch.nn.functional.pad(weight, (0, 1))
-    return x @ weight.mT
 
 
 def _sum_to(gradient, like):
@@ -102,24 +98,24 @@ class _Block(torch.autograd.Function):
         g_v = torch.zeros_like(x) if g_v is None else g_v
         c = x.new_zeros(*x.shape[:-1], 1) if g_div is None else g_div[..., None]
         g_e2, g_q = c * q, c * e2
-        g_z2 = gradient(z2, h2, a2, g_v @ w3, g_e2 * s2)
+        g_z2 = gradient(z2, h2, a2, matmul(g_v, w3), g_e2 * s2)
         g_s2 = _sum_to((g_e2 * a2).addcmul_(g_z2, p2), s2)
         g_p2 = g_z2 * s2
-        g_e1 = g_q @ mixed
-        g_z1 = gradient(z1, h1, a1, g_p2 @ w2, g_e1 * s1)
+        g_e1 = matmul(g_q, mixed)
+        g_z1 = gradient(z1, h1, a1, matmul(g_p2, w2), g_e1 * s1)
         g_s1 = _sum_to((g_e1 * a1).addcmul_(g_z1, p1), s1)
         g_p1 = g_z1 * s1
         return (
             None,
-            g_p1 @ w1,
+            matmul(g_p1, w1),
             _sum_to(g_z1, b1),
             g_s1,
             _sum_to(g_z2, b2),
             g_s2,
-            g_p1.mT @ x,
-            g_p2.mT @ h1,
-            g_v.mT @ h2,
-            g_q.mT @ e1,
+            matmul(g_p1.mT, x),
+            matmul(g_p2.mT, h1),
+            matmul(g_v.mT, h2),
+            matmul(g_q.mT, e1),
         )
 
 
