@@ -54,7 +54,7 @@ TESTS = {
         for part in _OF_VELOCITIES
     },
     "_held": ["test_velocities", "test_conditional::test_held_weights_at_a_context"],
-    "_kernel": ["test_velocities"],
+    **{f"_kernel.{part}": ["test_velocities"] for part in ("_block", "_products")},
     "preprocessing._affine": ["test_preprocessing"],
     "preprocessing._base": ["test_preprocessing"],
     "preprocessing._circular": [

@@ -158,7 +158,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_command_measures_writes_and_goes_on(folder, monkeypatch, capsys):
-    monkeypatch.setattr(_errors, "VARIANTS", {"grid": {}, "loose": {"solver": DormandPrince(1e-4, 1e-4)}})
+    loose = {"solver": DormandPrince(1e-4, 1e-4), "weight_decay": 0.5}
+    monkeypatch.setattr(_errors, "VARIANTS", {"grid": {}, "loose": loose})
     arguments = ["errors", "--quick", "--tables", "airfoil", "--report", "page.rst"]
     assert main(arguments) == 0
     lines = [json.loads(line) for line in (folder / "benchmarks-errors.jsonl").read_text().splitlines()]

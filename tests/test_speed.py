@@ -218,6 +218,12 @@ def test_verdicts_open_without_measurements():
     assert {(v.figure, v.outcome) for v in found} == {("not measured", "open")}
 
 
+def test_page_points_to_the_report_of_cuda_where_it_has_none():
+    where = "Nothing here was measured on CUDA: see ``gpu.md``"
+    assert where not in _speed_report.page(measured())
+    assert where in _speed_report.page(speed_of([cost()]))
+
+
 def test_page_tells_slope_and_floor():
     page = _speed_report.page(measured(power=0.5))
     assert "A search whose fits are trained together" in page

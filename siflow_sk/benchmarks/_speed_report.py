@@ -193,6 +193,8 @@ def _remarks(speed):
         )
     elif not speed.current:
         text += "\nSome of these results were measured with an earlier state of the code.\n"
+    if all(r.get("device", "cpu") == "cpu" for r in speed.everything()):
+        text += "\nNothing here was measured on CUDA: see ``gpu.md`` beside this page.\n"
     return text
 
 
