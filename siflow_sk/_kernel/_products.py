@@ -29,15 +29,27 @@ def _onednn():
     try:
         call = torch.ops.mkldnn._linear_pointwise
         call(torch.ones(2, 2), torch.ones(2, 2), None, "none", [], "")
-        _is_watched()
+        _is_watched(torch.ones(2, 2))
     except (AttributeError, RuntimeError):
         return None
     return call
 
 
-def _is_watched():
-    """Whether torch.func, or forward mode, looks on: oneDNN's results would pass for constants there."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+def _is_watched(*tensors):
+    """Whether torch.func, forward mode or batched gradients look on.
+
+    For the first two oneDNN's results would be constants; the last would make a loop of its calls.
+    """
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))
+    )
+
+
+def _is_dense(x):
+    """Whether the matrix, or its transpose, lies in memory without gaps: others may take oneDNN seconds."""
+    return x.is_contiguous() or x.mT.is_contiguous()
 
 
 def _mkl_is_slow():
@@ -60,7 +72,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         a, b = ctx.saved_tensors
-        return matmul(gradient, b.mT), matmul(a.mT, gradient)
+        of_a, of_b = ctx.needs_input_grad
+        return matmul(gradient, b.mT) if of_a else None, matmul(a.mT, gradient) if of_b else None
 
 
 def _suits(a, b):
@@ -71,7 +84,9 @@ def _suits(a, b):
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
         and len(a) * b.numel() >= _LEAST
-        and not _is_watched()
+        and not _is_watched(a, b)
+        and _is_dense(a)
+        and _is_dense(b)
     )
 
 
