@@ -10,8 +10,6 @@ import torch
 from torch.autograd import forward_ad
 
 _LEAST = 2**20  # multiplications from which on it pays: a call of oneDNN takes 0.01 ms longer to begin
-
-
 _CPUINFO = "/proc/cpuinfo"
 
 
