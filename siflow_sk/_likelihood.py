@@ -38,7 +38,7 @@ def block_size(x, velocity):
 def in_blocks(function, x, *others, velocity=None, few=False):
     """Apply ``function`` to blocks of one size and join the tuples of tensors that it returns.
 
-    :func:`block_size` says how many rows for the network at work; a sixteenth of them where they are the few
+    :func:`block_size` says how many rows for the network at work; an eighth of them where they are the few
     of many that are solved again, with hundreds of steps: padding would be most of the work.  A device that
     runs out of memory all the same gets blocks of half the size from there on.  Their products may round
     differently.
@@ -49,7 +49,7 @@ def in_blocks(function, x, *others, velocity=None, few=False):
         Not even one row fits.
     """
     size, start, results = block_size(x, velocity), 0, None
-    size = max(1, size // 16) if few else size
+    size = max(1, size // 8) if few else size
     while start < len(x):
         parts = [a[start : start + size] for a in (x, *others)]
         try:
@@ -217,18 +217,18 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
         held = hold_weights(velocity)
         single = in_single(velocity) if getattr(solver, "single_", False) else None
         value, error, index = x.new_empty(len(x)), x.new_empty(len(x)), torch.arange(len(x), device=x.device)
-        solvers, at_work, few = [solver, *_others(solver, x.dtype)], single or held, False
-        for solver in solvers:  # each for the rows that those before it did not solve
+        attempts, few = _attempts(solver, single, held, x.dtype), False
+        for solver, at_work in attempts:  # each for the rows that those before it did not solve
             found, bound = attempt(solver, rows, at_work, few)
             redo = torch.zeros_like(found, dtype=torch.bool)
-            if solver is not solvers[-1]:
+            if (solver, at_work) != attempts[-1]:
                 redo = _to_redo(solver, rows[0], found, bound)
             if verify and not redo.all():
                 bound = torch.where(redo, bound, verified(solver, rows, found, bound, few))
             value[index], error[index] = found, bound
             if not redo.any():
                 break
-            rows, index, at_work, few = [a[redo] for a in rows], index[redo], held, True
+            rows, index, few = [a[redo] for a in rows], index[redo], True
         return value, error
 
 
@@ -277,16 +277,18 @@ def probe_error(velocity, solver, x, t=1.0, t_known=0.0):
         return in_blocks(block, *rows, velocity=velocity)[0]
 
 
-def _others(solver, dtype):
-    """Solvers for rows that this one does not solve, one after the other.
+def _attempts(solver, single, held, dtype):
+    """Solvers, each with the velocity it takes, for rows that those before it do not solve.
 
     Most rows that a grid misses are solved by the grid with every step halved, which takes far less time than
-    an adaptive solution.
+    an adaptive solution.  In float32 first, where ``single`` is not None: that is rarely what they miss for.
     """
+    found = [(solver, single or held)]
     if hasattr(solver, "fallback"):
         if hasattr(solver, "finer") and hasattr(solver, "tol"):
-            yield solver.finer(dtype)
-        yield solver.fallback(dtype)
+            found += [(solver.finer(dtype), velocity) for velocity in (single, held) if velocity is not None]
+        found.append((solver.fallback(dtype), held))
+    return found
 
 
 def _to_redo(solver, x, value, error):

@@ -362,6 +362,36 @@ def test_rows_far_out_are_solved_in_double_precision(turning):
     np.testing.assert_allclose(found, truth.logpdf(300.0 * x), rtol=0, atol=2.0 * solver.tol)
 
 
+def test_rows_that_are_solved_again_meet_float64_where_float32_is_not_enough(turning, monkeypatch):
+    """Halved steps help some rows, in float32; the points that are far out need the other digits."""
+    velocity, _, truth, x = turning
+    solver = _likelihood.calibrate(velocity, StandardNormal(), Grid(tol=1e-3), x)
+    solver.tol, steps = 1.0, _rows_of_every_solver(monkeypatch)
+    _, error = _likelihood.log_density(velocity, StandardNormal(), solver, x)
+    solver.tol, solver.single_ = float(error.quantile(0.9)), True
+    rows = torch.cat([x, 300.0 * x[:4]])
+    dtypes, evaluate = [], Turning.value_and_divergence
+
+    def noted(self, t, x):
+        dtypes.append(x.dtype)
+        return evaluate(self, t, x)
+
+    monkeypatch.setattr(Turning, "value_and_divergence", noted)
+    steps.clear()
+    found, error = _likelihood.log_density(velocity, StandardNormal(), solver, rows)
+    (first, everybody), (again, some), (exact, far), *last = steps
+    assert (first, again, exact) == ("Grid",) * 3
+    assert (everybody, far) == (260, 4)
+    assert 4 < some < 60
+    assert [name for name, _ in last] in ([], ["DormandPrince"])
+    n_single = dtypes.index(torch.float64)
+    assert set(dtypes[:n_single]) == {torch.float32}
+    assert set(dtypes[n_single:]) == {torch.float64}
+    assert n_single > 13 * solver.n_steps_  # 6 evaluations a step, and as many for each half
+    np.testing.assert_allclose(found[:256], truth.logpdf(x), rtol=0, atol=2.0 * solver.tol)
+    np.testing.assert_allclose(found[256:], truth.logpdf(rows[256:]), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(("tol", "may_round"), [(1e-4, False), (1e-9, True)])
 def test_single_precision_is_for_tolerances_far_above_its_rounding(tol, may_round, turning):
     velocity, _, _, x = turning
