@@ -353,10 +353,12 @@ def test_inner_sizes_of_products_are_even(d, generator, monkeypatch):
     """A column of zeros more where they are odd, and only there; the product is the same."""
     padded, plain = [], torch.nn.functional.pad
     monkeypatch.setattr(torch.nn.functional, "pad", lambda x, pad: padded.append(x) or plain(x, pad))
-    x, weight = (torch.randn(n, d, dtype=torch.float64, generator=generator) for n in (4, 3))
-    found = product(x, weight)
-    assert len(padded) == 2 * (d % 2)
-    torch.testing.assert_close(found, x @ weight.T)
+    for models in ((), (2,)):
+        x, weight = (torch.randn(*models, n, d, dtype=torch.float64, generator=generator) for n in (4, 3))
+        found = product(x, weight)
+        assert len(padded) == 2 * (d % 2)
+        torch.testing.assert_close(found, x @ weight.mT)
+        padded.clear()
 
 
 @pytest.fixture
