@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._rst import circumstances, table, title
+from ._rst import circumstances, table, title, with_state
 from ._verdicts import Verdict, mebibytes
 
 # the demands
@@ -186,16 +186,9 @@ def _remarks(speed):
         "within one run, of functions called in turn.  With one thread seconds are of the processor, which "
         "others on the machine disturb little; otherwise of the wall.\n"
     )
-    if speed.quick:
-        text = (
-            ".. warning::\n\n   Written with ``--quick``: tiny sizes. The command works; the figures mean "
-            "nothing.\n\n" + text
-        )
-    elif not speed.current:
-        text += "\nSome of these results were measured with an earlier state of the code.\n"
     if all(r.get("device", "cpu") == "cpu" for r in speed.everything()):
         text += "\nNothing here was measured on CUDA: see ``gpu.md`` beside this page.\n"
-    return text
+    return with_state(text, speed.current, speed.quick)
 
 
 def _rivals_section(speed):
