@@ -645,6 +645,7 @@ BAD_PARAMETERS = {
     "base": (["normall", 3, None, object()], "(?=.*gaussian)(?=.*normal)(?=.*student_t).*uniform"),
     "coupling": (["nearest", 3, None, object()], "(?=.*independent).*optimal_transport"),
     "velocity": (["mpl", 256, None], "(?=.*mlp).*residual"),
+    "n_networks": ([0, -1, 2.5, "many", None], r"an int in the range \[1, inf\) or a str among \{'auto'\}"),
     "preprocessor": (
         ["whitening", 1.0, StandardNormal()],
         "(?=.*gaussianize)(?=.*none)(?=.*standardize).*whiten",

@@ -87,6 +87,13 @@ def test_fits_of_different_lengths_paths_and_bases_share_what_they_can(X, togeth
     assert {2, 8} <= set(together)
 
 
+def test_fits_of_several_networks_each_train_together_too(X, together):
+    flow = quick(n_networks=2)
+    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, refit=False))
+    assert max(together) == 4
+    assert len(together) == 2 * (8 + 6)
+
+
 def test_a_learning_rate_that_falls_begins_anew(X, together, monkeypatch):
     seats, take = [], _together.seat
     monkeypatch.setattr(_together, "seat", lambda *args: seats.append(args) or take(*args))

@@ -79,28 +79,30 @@ def _suits(a, b):
     return (
         _BY_ONEDNN is not None
         and a.ndim == b.ndim == 2
+        and len(a) * b.numel() >= _LEAST
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
-        and len(a) * b.numel() >= _LEAST
         and not _is_watched(a, b)
         and _is_dense(a)
         and _is_dense(b)
     )
 
 
-def matmul(a, b):
-    """``a @ b``."""
-    if not _suits(a, b):
-        return a @ b
+def _by_onednn(a, b):
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Product.apply(a, b)
     return _BY_ONEDNN(a, b.mT, None, "none", [], "")
 
 
+def matmul(a, b):
+    """``a @ b``."""
+    return _by_onednn(a, b) if _suits(a, b) else a @ b
+
+
 def add_matmul(c, a, b, beta, alpha):
     """``beta c + alpha a @ b``."""
     if _suits(a, b):
-        return torch.add(beta * c, matmul(a, b), alpha=alpha)
+        return torch.add(beta * c, _by_onednn(a, b), alpha=alpha)
     return (torch.addmm if a.ndim == 2 else torch.baddbmm)(c, a, b, beta=beta, alpha=alpha)
 
 

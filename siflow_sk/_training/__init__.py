@@ -2,7 +2,7 @@
 
 from ._data import Batches, Data, History, Settings
 from ._loop import Trainer
-from ._plan import Fitted, fit_parts, make_settings
+from ._plan import Fitted, fit_parts, make_settings, networks_of
 from ._together import Meeting
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Trainer",
     "fit_parts",
     "make_settings",
+    "networks_of",
 ]

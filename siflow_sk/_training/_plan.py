@@ -5,12 +5,19 @@ import math
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..exceptions import TrainingWarning
+from ..velocities import MLP, Average
 from . import _together
 from ._data import Batches, Data, Settings
 from ._loop import Trainer
+
+# rows up to which one network learns too much by heart: of up to so many columns, and of more, which a narrow
+# layer does not hold as well
+_FEW, _COLUMNS, _FEW_OF_MANY = 1000, 20, 400
+_DECAY = 0.5  # of the weights, where rows are many or not known
 
 
 @dataclass
@@ -22,6 +29,7 @@ class Fitted:
     interpolant: object
     network: torch.nn.Module
     trainer: Trainer
+    n_networks: int
 
 
 def affordable_batch(n, device):
@@ -56,7 +64,28 @@ def strong_decay(n):
     Of 300 rows 4 is better than 0.5 on most open tables, 16 worse on all.  From 1000 rows on 2 still gains on
     most, but a table with thin ridges (concrete) loses far more than they gain.
     """
-    return min(4.0, 0.5 * max(1.0, 1000.0 / n) ** 2)
+    return min(4.0, _DECAY * max(1.0, 1000.0 / n) ** 2)
+
+
+def networks_of(estimator, n, d, parts):
+    """How many networks to average, and the recipe of each, for ``n`` distinct rows of ``d`` columns.
+
+    Of few rows four networks of half the width: as many multiplications as one of the full width, and each
+    overfits in another way.
+    """
+    wanted, velocity = estimator.n_networks, parts["velocity"]
+    learnt = [slot for slot in ("interpolant", "base") if hasattr(parts[slot], "n_velocity_steps")]
+    if wanted == "auto":
+        default = isinstance(estimator.velocity, str) and estimator.velocity == "mlp"
+        few = n <= (_FEW if d <= _COLUMNS else _FEW_OF_MANY)
+        several = few and default and not learnt
+        return (4, MLP(width=velocity.width // 2)) if several else (1, velocity)
+    if wanted > 1 and learnt:
+        raise ValueError(
+            f"n_networks={wanted!r}: {learnt[0]}={parts[learnt[0]]!r} is learnt, and each network would have "
+            'one of its own, so that their mean would belong to none; pass n_networks=1 or "auto".'
+        )
+    return int(wanted), velocity
 
 
 def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False):
@@ -95,7 +124,7 @@ def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False)
         n_quadratic = math.ceil(n_draws / batch_size)
     decay = p.weight_decay
     if decay == "auto":
-        decay = 0.5 if one_pass else strong_decay(n)
+        decay = _DECAY if one_pass else strong_decay(n)
     settings = Settings(
         n_quadratic=n_quadratic,
         n_polish=n_polish if stop_early else 0,
@@ -132,6 +161,7 @@ def fit_parts(
     fitted=None,
     checkpoint=None,
     context=None,
+    n_networks=1,
 ):
     """Train the flow of ``parts`` on rows ``x``.
 
@@ -158,6 +188,8 @@ def fit_parts(
         ``keep(take)`` at the end, with a function that takes the states of all trainers.
     context : tensor of shape (n, k), float64, default=None
         What the velocity is conditional on, ready for the network.
+    n_networks : int, default=1
+        More are trained after the first, on the same rows, preprocessor and base: their mean is the velocity.
 
     Returns
     -------
@@ -166,6 +198,18 @@ def fit_parts(
     generator = torch.Generator(device=device).manual_seed(seed)
     rows = (torch.arange(len(x)), None) if fraction is None else split(len(x), fraction, generator)
     trained, trainers, conditional = [], [], {} if context is None else {"n_context": context.shape[1]}
+
+    def build(seed):
+        initial = torch.Generator().manual_seed(seed)
+        return parts["velocity"].build(x.shape[1], initial, **conditional).float().to(device)
+
+    def trainer_of(network, base, data, generator):
+        path = copy.deepcopy(parts["interpolant"])  # a learnable one starts afresh for every candidate
+        trainers.append(Trainer(network, base, path, data, settings, generator, verbose, parts["coupling"]))
+        if checkpoint is not None:
+            _attach(checkpoint, trainers)
+        return trainers[-1]
+
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
             if fitted is None:
@@ -177,16 +221,11 @@ def fit_parts(
                 )
             if fitted is None:
                 base = copy.deepcopy(parts["base"]).fit(_latent(data, generator), generator)
-                initial = torch.Generator().manual_seed(seed)
-                network = parts["velocity"].build(x.shape[1], initial, **conditional).float().to(device)
+                network = build(seed)
             else:
                 base = copy.deepcopy(fitted[1]) if hasattr(fitted[1], "n_velocity_steps") else fitted[1]
                 network = copy.deepcopy(fitted[2]).float().requires_grad_(True)
-            path = copy.deepcopy(parts["interpolant"])  # a learnable one starts afresh for every candidate
-            trainer = Trainer(network, base, path, data, settings, generator, verbose, parts["coupling"])
-            trainers.append(trainer)
-            if checkpoint is not None:
-                _attach(checkpoint, trainers)
+            trainer = trainer_of(network, base, data, generator)
             try:
                 rival = max(trained, key=_score)[0] if trained else None
                 trained.append((trainer.regress(rival), preprocessor))
@@ -195,21 +234,37 @@ def fit_parts(
                 if not trained:
                     raise
                 interrupted = True
-                warnings.warn(
-                    f"Training interrupted after {trained[0][0].iteration + trainer.iteration} iterations; "
-                    "the best weights so far are kept.",
-                    TrainingWarning,
-                    stacklevel=6,
-                )
+                _warn_of_interrupt(trained[0][0].iteration + trainer.iteration)
             if interrupted:
                 break
         trainer, preprocessor = max(trained, key=_score)
         if not interrupted:
             trainer.polish()
-        if checkpoint is not None and not (interrupted or trainer.interrupted):
+        averaged, interrupted = [trainer], interrupted or trainer.interrupted
+        while len(averaged) < n_networks and not interrupted:
+            own_seed = int(np.random.SeedSequence([seed, len(averaged)]).generate_state(1)[0])
+            own = torch.Generator(device=device).manual_seed(own_seed)
+            other = trainer_of(build(own_seed), trainer.base, trainer.data, own)
+            try:
+                interrupted = other.regress().polish().interrupted
+            except KeyboardInterrupt:  # before its first step
+                interrupted = True
+                _warn_of_interrupt(sum(done.iteration for done in averaged))
+            if not interrupted:  # of half a training nothing is taken
+                averaged.append(other)
+        if checkpoint is not None and not interrupted:
             checkpoint.keep(lambda: [t.state() for t in trainers])
     _together.leave()
-    return Fitted(preprocessor, trainer.base, trainer.interpolant, trainer.network, trainer)
+    network = Average([t.network for t in averaged]) if len(averaged) > 1 else trainer.network
+    return Fitted(preprocessor, trainer.base, trainer.interpolant, network, trainer, len(averaged))
+
+
+def _warn_of_interrupt(n_steps):
+    warnings.warn(
+        f"Training interrupted after {n_steps} iterations; the best weights so far are kept.",
+        TrainingWarning,
+        stacklevel=7,
+    )
 
 
 def _score(pair):

@@ -21,6 +21,8 @@ LEVERS = {
     "no marginal map": {"preprocessor": "whiten"},
     "no whitening": {"preprocessor": "standardize"},
     "Student-t base": {"base": "student_t"},
+    "one network": {"n_networks": 1},
+    "two networks": {"n_networks": 2},
     "width 128": {"velocity__width": 128},
     "width 64": {"velocity__width": 64},
     "two blocks": {"velocity__n_blocks": 2},

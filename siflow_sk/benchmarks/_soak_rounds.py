@@ -46,8 +46,10 @@ def _settings(rng, mlp=MLP):
 
 
 def _flow(rng):
+    settings = _settings(rng)
     return InterpolantFlow(
-        **_settings(rng),
+        **settings,
+        n_networks=1 if settings["interpolant"] == "fourier" else _pick(rng, 1, 1, 2),
         base=_pick(rng, "normal", "gaussian", "student_t", "uniform", KernelDensity()),
         coupling=_pick(rng, "independent", "independent", "optimal_transport"),
         polish=int(rng.integers(0, 11)),

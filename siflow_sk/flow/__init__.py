@@ -1,12 +1,14 @@
 """InterpolantFlow: a density estimator for tables."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
 from .. import _likelihood, _tensors
-from .._compat import StrOptions, _check_sample_weight, _fit_context
-from .._training import fit_parts, make_settings
+from .._compat import Interval, StrOptions, _check_sample_weight, _fit_context
+from .._training import fit_parts, make_settings, networks_of
 from ..bases import BASES
 from ..couplings import COUPLINGS
 from ..interpolants import INTERPOLANTS, check_ends
@@ -47,6 +49,13 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         no longer follows from the velocity.
     velocity : {"mlp", "residual"} or part, default="mlp"
         The network; ``"mlp"`` has a closed-form divergence and is the better one on tables.
+    n_networks : int or "auto", default="auto"
+        Networks that are trained one after the other, from different starts on the same rows; the velocity is
+        the mean of theirs.  It is a velocity like any other, and nothing but the time of a fit and of an
+        evaluation grows with their number; log-densities gain most where rows are few.  ``"auto"``: 1, but
+        with ``velocity="mlp"`` and up to 1000 distinct rows (400 of more than 20 columns) 4 of half the
+        width, whose mean takes as many multiplications as one of the full width.  Where the present network
+        goes on (``warm_start``, ``partial_fit``) nothing is added to it.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
         Invertible map applied before the flow.
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
@@ -119,6 +128,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         starts at 0, or half a period below it where X had negative values.
     constant_features_ : ndarray of int
         Columns without spread; they carry no density.
+    n_networks_ : int
+        Networks whose mean ``velocity_`` is.  What follows tells of the first of them.
     n_iter_ : int
         Optimiser steps done, both stages.
     loss_curve_ : list of float
@@ -165,13 +176,14 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
 
     _parameter_constraints = {
         **{slot: slot_constraints(slot, table) for slot, table in _slots.items()},
+        "n_networks": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "periodic": [dict, None],
         **TRAINING_CONSTRAINTS,
         "weight_decay": [*TRAINING_CONSTRAINTS["weight_decay"], StrOptions({"auto"})],
         "warm_start": ["boolean"],
     }
 
-    coupling, periodic = "independent", None  # of files from before there was a choice
+    coupling, periodic, n_networks = "independent", None, "auto"  # of files from before there was a choice
 
     def __init__(
         self,
@@ -180,6 +192,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         base="normal",
         coupling="independent",
         velocity="mlp",
+        n_networks="auto",
         preprocessor="gaussianize",
         solver="grid",
         periodic=None,
@@ -203,6 +216,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         self.base = base
         self.coupling = coupling
         self.velocity = velocity
+        self.n_networks = n_networks
         self.preprocessor = preprocessor
         self.solver = solver
         self.periodic = periodic
@@ -252,7 +266,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         ------
         ValueError
             NaN, infinity, masked or identical rows, a parameter that cannot be used, ``periodic`` with a
-            column that is not there, a checkpoint of other data or parameters.
+            column that is not there, a checkpoint of other data or parameters, several networks with a path
+            or base that is learnt.
         ImportError
             A coupling that needs POT for a batch of this size, and it is not installed.
         TypeError
@@ -309,6 +324,9 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         x, weight = _tensors.to_tensor(rows[:, active]), _tensors.to_tensor(weight)
         check_ends(parts["interpolant"], x.shape[1])
         inner = {int(active[:j].sum()): turn for j, turn in turns.items() if active[j]}
+        n_networks = 1
+        if not (continues or one_pass):
+            n_networks, parts["velocity"] = networks_of(self, *x.shape, parts)
         parts = on_torus(parts, inner, x.shape[1])
 
         if checkpoint is not None:
@@ -331,6 +349,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
                 verbose=self.verbose,
                 fitted=(self.preprocessor_, self.base_, self.velocity_) if continues else None,
                 checkpoint=checkpoint,
+                n_networks=n_networks,
             )
         except torch.OutOfMemoryError as error:
             raise RuntimeError(
@@ -345,7 +364,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         if not continues:
             self._active, self._constant, self._dtype = active, constant, X.dtype
             self._spread = np.ptp(rows[:, ~active], axis=0)
-            self.constant_features_ = np.flatnonzero(~active)
+            self.constant_features_, self.n_networks_ = np.flatnonzero(~active), made.n_networks
             self._n_features_out, self.periodic_ = int(active.sum()), turns
         self.interpolant_, self.base_, self.velocity_ = made.interpolant, made.base, network
         self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)

@@ -6,6 +6,7 @@ scalar tensor or has shape ``(n, 1)``.  A conditional velocity v(t, x | c) has `
 a context ``c`` ``(n, k)``, one for each row of x.
 """
 
+from ._average import Average
 from ._base import ACTIVATIONS, Velocity
 from ._closed_form import MLP, ConditionalMLP
 from ._functions import acts_on_x, exact_divergence, given, hold_weights, in_single, velocity_and_divergence
@@ -19,6 +20,7 @@ __all__ = [
     "CONDITIONAL_VELOCITIES",
     "MLP",
     "VELOCITIES",
+    "Average",
     "ConditionalMLP",
     "ResidualMLP",
     "Velocity",

@@ -55,7 +55,8 @@ def hold_weights(v, times=()):
 
 def in_single(velocity):
     """The velocity with float32 weights and arithmetic, for points of any dtype; None for a stranger's."""
-    if not (isinstance(velocity, nn.Module) and hasattr(velocity, "hold_weights")):
+    networks = getattr(velocity, "networks", [velocity])
+    if not all(isinstance(v, nn.Module) and hasattr(v, "hold_weights") for v in networks):
         return None
     return InSingle(copy.deepcopy(velocity).float().hold_weights())
 
