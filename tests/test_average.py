@@ -80,6 +80,28 @@ def test_in_single_precision_it_is_the_mean_of_networks_in_single_precision():
         assert 0 < (found - exact).abs().max() < 1e-5 * (1.0 + exact.abs().max())
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_at_a_context_it_is_the_mean_of_networks_at_that_context(held):
+    generator = torch.Generator().manual_seed(2)
+    parts = [MLP(width=8, time_width=8).build(3, generator, n_context=2).double() for _ in range(3)]
+    t, both = torch.tensor(0.3).double(), torch.randn(6, 5, generator=generator).double()
+    x, c = both[:, :3], both[:, 3:]
+    average = Average(parts).hold_weights() if held else Average(parts)
+    wanted = torch.stack([network.given(c)(t, x) for network in parts]).mean(0)
+    torch.testing.assert_close(average.given(c)(t, x), wanted)
+    torch.testing.assert_close(average.given(c).value_and_divergence(t, x)[0], wanted)
+
+
+def test_probes_estimate_the_divergence_of_the_mean():
+    generator = torch.Generator().manual_seed(2)
+    recipe = ResidualMLP(width=8, depth=1, divergence="hutchinson", n_probes=5)
+    average = Average([recipe.build(3, generator).double() for _ in range(3)])
+    t, x = torch.tensor(0.3).double(), torch.randn(6, 3, generator=generator).double()
+    value, products = average.value_and_probes(t, x)
+    assert products.shape == (6, 5)
+    torch.testing.assert_close((value, products.mean(1)), average.value_and_divergence(t, x))
+
+
 def test_a_strangers_network_is_not_rounded_among_ours_either():
     assert in_single(Average(networks("mlp", 2) + networks("stranger", 1))) is None
 
@@ -160,6 +182,7 @@ def test_the_average_goes_on_as_one_network(rows):
     before = flow.score(rows)
     again = flow.set_params(max_iter=60).fit(rows)
     assert again.n_networks_ == len(again.velocity_.networks) == 3
+    assert not any(isinstance(network, Average) for network in again.velocity_.networks)
     assert again.score(rows) > before
     assert quick(n_networks=3).partial_fit(rows).n_networks_ == 1
 
