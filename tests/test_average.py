@@ -145,7 +145,7 @@ def test_the_density_integrates_to_one():
 
 @pytest.mark.parametrize(
     ("n", "d", "n_networks", "width"),
-    [(1000, 20, 4, 128), (1001, 20, 1, 256), (400, 21, 4, 128), (401, 21, 1, 256)],
+    [(2000, 20, 4, 128), (2001, 20, 1, 256), (400, 21, 4, 128), (401, 21, 1, 256)],
 )
 def test_auto_is_by_the_numbers_of_distinct_rows_and_columns(n, d, n_networks, width):
     X = np.random.default_rng(0).standard_normal((n, d))

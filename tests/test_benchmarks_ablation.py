@@ -92,13 +92,13 @@ def test_the_command_writes_records_and_goes_on(tmp_path, capsys):
     rows = {f"x_{s}": rng.normal(size=(n, 3)) for s, n in (("train", 200), ("val", 20), ("test", 30))}
     np.savez(tmp_path / "uci" / "concrete.npz", **rows)
     output, report = tmp_path / "out.jsonl", tmp_path / "page.rst"
-    command = ["ablation", "--quick", "--tables", "concrete", "--levers", "other seed,width 64"]
+    command = ["ablation", "--quick", "--tables", "concrete", "--levers", "other seed,one of width 64"]
     command += ["--splits", "1", "--data", str(tmp_path), "--output", str(output), "--report", str(report)]
     assert main(command) == 0
     assert main(command) == 0
     assert "(stored)" in capsys.readouterr().out
     records = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [r["lever"] for r in records] == ["default", "other seed", "width 64"]
+    assert [r["lever"] for r in records] == ["default", "other seed", "one of width 64"]
     assert len({r["mean"] for r in records}) == 3  # the levers do something
     assert {(r["n_fit"], r["n_test"], r["rows"]) for r in records} == {(120, 30, records[0]["rows"])}
     page = report.read_text()
@@ -106,9 +106,9 @@ def test_the_command_writes_records_and_goes_on(tmp_path, capsys):
     assert "*no polish*, " in absent.split(" (everywhere)")[0]
     assert "``protein``, " in absent.split(" (everything)")[0]
     assert "concrete" not in absent
-    assert "width 64" not in absent
+    assert "one of width 64" not in absent
     assert ENSEMBLE in page
-    assert str(effects(records)["width 64"]["concrete", 120]) in page
+    assert str(effects(records)["one of width 64"]["concrete", 120]) in page
 
 
 def test_a_limit_draws_other_rows_for_every_split(tmp_path):

@@ -51,11 +51,10 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         The network; ``"mlp"`` has a closed-form divergence and is the better one on tables.
     n_networks : int or "auto", default="auto"
         Networks that are trained one after the other, from different starts on the same rows; the velocity is
-        the mean of theirs.  It is a velocity like any other, and nothing but the time of a fit and of an
-        evaluation grows with their number; log-densities gain most where rows are few.  ``"auto"``: 1, but
-        with ``velocity="mlp"`` and up to 1000 distinct rows (400 of more than 20 columns) 4 of half the
-        width, whose mean takes as many multiplications as one of the full width.  Where the present network
-        goes on (``warm_start``, ``partial_fit``) nothing is added to it.
+        the mean of theirs, a velocity like any other.  The time of a fit and of an evaluation grows with
+        their number.  ``"auto"``: 1, but with ``velocity="mlp"`` and up to 2000 distinct rows (400 of more
+        than 20 columns) 4 of half the width, which take about twice the time of one of the full width.  Where
+        the present network goes on (``warm_start``, ``partial_fit``) nothing is added to it.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
         Invertible map applied before the flow.
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
