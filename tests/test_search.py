@@ -90,8 +90,8 @@ def test_fits_of_different_lengths_paths_and_bases_share_what_they_can(X, togeth
 def test_fits_of_several_networks_each_train_together_too(X, together):
     flow = quick(n_networks=2)
     agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, refit=False))
-    assert max(together) == 4
-    assert len(together) == 2 * (8 + 6)
+    assert sum(together) == 4 * 2 * (8 + 6)
+    assert together.count(4) > 8 + 6  # steps of the second networks as well
 
 
 def test_a_learning_rate_that_falls_begins_anew(X, together, monkeypatch):
