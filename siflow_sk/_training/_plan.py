@@ -15,7 +15,7 @@ from ._data import Batches, Data, Settings
 from ._loop import Trainer
 
 # Rows up to which several networks are worth twice the time of fit and scoring: of up to so many columns, and
-# of more, where a narrow layer is not as surely enough.
+# of more, where a narrow layer is not as surely enough and log-densities are to be fast (benchmarks speed).
 _FEW, _COLUMNS, _FEW_OF_MANY = 2000, 20, 400
 _DECAY = 0.5  # of the weights, where rows are many or not known
 
