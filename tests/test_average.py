@@ -15,7 +15,6 @@ from siflow_sk import InterpolantFlow
 from siflow_sk._training import Trainer
 from siflow_sk.bases import LearntGaussian
 from siflow_sk.exceptions import DataWarning, TrainingWarning
-from siflow_sk.persistence import Checkpoint
 from siflow_sk.velocities import MLP, Average, ResidualMLP, in_single, velocity_and_divergence
 
 
@@ -241,28 +240,6 @@ def test_an_interrupt_of_the_first_network_is_the_end(rows, monkeypatch):
     with pytest.warns(TrainingWarning, match="interrupted after 9 iterations"):
         flow = quick(preprocessor="whiten").fit(rows)
     assert flow.n_networks_ == 1
-
-
-@pytest.mark.parametrize("after", [40, 55, 70])  # in the polish of the first, in the second, in the third
-def test_a_killed_fit_of_several_networks_goes_on(rows, tmp_path, monkeypatch, after):
-    wanted, path, step, calls = quick().fit(rows), tmp_path / "c", Trainer._step, [0]
-
-    def killed(trainer, *args):
-        calls[0] += 1
-        if calls[0] == after:
-            raise MemoryError
-        return step(trainer, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", killed)
-        with pytest.raises(MemoryError):
-            quick().fit(rows, checkpoint=Checkpoint(path, every=0))
-    calls[0] = -(10**6)  # nothing kills the next
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", killed)
-        flow = quick().fit(rows, checkpoint=path)
-    assert 0 < calls[0] + 10**6 <= 3 * 30 + 15 - after + 1
-    np.testing.assert_array_equal(flow.score_samples(rows), wanted.score_samples(rows))
 
 
 def test_the_mean_of_networks_is_better_than_they_are_on_average():

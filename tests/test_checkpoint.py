@@ -307,6 +307,22 @@ def test_an_interrupted_fit_can_be_taken_up_again(X, path, monkeypatch):
     equal(learnt(quick().fit(X, checkpoint=path), X), wanted)
 
 
+@pytest.mark.parametrize("after", [20, 40, 65])  # in the polish of the first, in the second, in the third
+def test_a_fit_of_several_networks_goes_on_in_the_one_that_was_reached(X, path, monkeypatch, after):
+    flow, steps, step = quick(n_networks=3, preprocessor="whiten"), [], Trainer._step
+    monkeypatch.setattr(
+        Trainer, "_step", lambda trainer, *args: steps.append(trainer) or step(trainer, *args)
+    )
+    wanted = learnt(flow.fit(X), X)
+    assert list(dict.fromkeys(steps)).index(steps[after - 1]) == [20, 40, 65].index(after)
+    left = len(steps) - (after - 1)
+    stopped(quick(n_networks=3, preprocessor="whiten"), X, Checkpoint(path, every=0), monkeypatch, after)
+    steps.clear()
+    again = quick(n_networks=3, preprocessor="whiten").fit(X, checkpoint=path)
+    equal(learnt(again, X), wanted)
+    assert len(steps) == left
+
+
 def test_a_checkpoint_leaves_the_callers_generator_alone(X, path):
     before = torch.get_rng_state()
     quick().fit(X, checkpoint=Checkpoint(path, every=0))

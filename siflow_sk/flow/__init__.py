@@ -53,8 +53,9 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Networks that are trained one after the other, from different starts on the same rows; the velocity is
         the mean of theirs, a velocity like any other.  The time of a fit and of an evaluation grows with
         their number.  ``"auto"``: 1, but with ``velocity="mlp"`` and up to 2000 distinct rows (400 of more
-        than 20 columns) 4 of half the width, which take about twice the time of one of the full width.  Where
-        the present network goes on (``warm_start``, ``partial_fit``) nothing is added to it.
+        than 20 columns) 4 of half the width, which take about twice the time of one of the full width, unless
+        the path or the base is learnt: several networks would each have one of their own, which is refused.
+        Where the present network goes on (``warm_start``, ``partial_fit``) nothing is added to it.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
         Invertible map applied before the flow.
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
