@@ -87,10 +87,14 @@ def test_fits_of_different_lengths_paths_and_bases_share_what_they_can(X, togeth
     assert {2, 8} <= set(together)
 
 
-def test_fits_of_several_networks_each_train_together_too(X, together):
-    flow = quick(n_networks=2)
-    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, refit=False))
-    assert sum(together) == 4 * 2 * (8 + 6)
+def test_fits_of_several_networks_each_train_together_too(X, together, monkeypatch):
+    courses, follow = [], Trainer.follow
+    monkeypatch.setattr(Trainer, "follow", lambda self, c: courses.append(c) or follow(self, c))
+    flow = quick(n_networks=2, preprocessor="whiten")
+    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, np.exp(X), refit=False))
+    steps = [sum(stretch.last - stretch.first for stretch in course) for course in courses]
+    assert len(steps) == 4 + 4  # each fit of either search
+    assert sum(together) == 4 * (8 + 6) + sum(steps) // 2
     assert together.count(4) > 8 + 6  # steps of the second networks as well
 
 

@@ -257,20 +257,23 @@ def test_validation_is_the_exact_log_density_in_the_units_of_the_data(generator)
     """With the exact velocity: the weighted mean of the true log-density plus the preprocessor's part."""
     x, weight = BENT.sample(300, seed=1), np.random.default_rng(0).random(300)
     weight /= weight.sum()
+    log_det = 100.0 * weight
     data = Data(
         torch.tensor(x).float(),
         torch.full((300,), 1 / 300, dtype=torch.float64),
         300,
         torch.tensor(x).float(),
         torch.tensor(weight),
-        offset_valid=7.0,
+        log_det_valid=torch.tensor(log_det),
     )
     network = ExactVelocity("trigonometric", NORMAL, BENT)
     path = INTERPOLANTS["trigonometric"]()
     trainer = Trainer(network, StandardNormal().fit(torch.tensor(x), None), path, data, settings(), generator)
     trainer.regress()
     # 4 steps in float32
-    assert trainer.history.checks[0]["score"] == pytest.approx(weight @ BENT.logpdf(x) + 7.0, abs=5e-3)
+    wanted = BENT.logpdf(x) + log_det
+    assert trainer.history.checks[0]["score"] == pytest.approx(weight @ wanted, abs=5e-3)
+    np.testing.assert_allclose(trainer.valid_log_density(), wanted, rtol=0, atol=0.05)
 
 
 def test_a_batch_has_no_more_rows_than_there_are(moons, monkeypatch):

@@ -39,7 +39,7 @@ class Data:
     n_draws: int  # rows of an epoch: the number of rows, repeated ones counted
     x_valid: torch.Tensor | None = None  # (m, d) float32
     weight_valid: torch.Tensor | None = None  # (m,), sums to 1
-    offset_valid: float = 0.0  # weighted mean of the preprocessor's log-determinant
+    log_det_valid: torch.Tensor | float = 0.0  # (m,) float64, of the preprocessor
     context: torch.Tensor | None = None  # (n, k) float32, for a conditional velocity
     context_valid: torch.Tensor | None = None  # (m, k)
     partner: torch.Tensor | None = None  # (n, d) float32, x0 of every row where the pairs are given
@@ -58,7 +58,7 @@ class History:
 class Standing:
     """Where training stands between two steps."""
 
-    stage: str = "start"  # then quadratic, regressed, and perhaps polish, polished
+    stage: str = "start"  # then quadratic, regressed, and perhaps polish, polished; or follow, followed
     step: int = 0  # steps of this stage that are done
     factor: float = 1.0  # of the learning rate of the polish
     waited: int = 0  # checks without improvement
@@ -66,6 +66,20 @@ class Standing:
     reference: float = -math.inf  # score that the next one must surpass
     n_steps: int = 2  # Runge-Kutta steps of the likelihood loss
     penalty: float = 0.0  # of their error
+    kept: int = 0  # stretches of the course that led to the weights from which the present one began
+    first: int = 0  # step at which it began
+
+
+@dataclass
+class Stretch:
+    """Steps of a stage, from ``first`` to before ``last``, with one optimiser and one average of weights."""
+
+    stage: str
+    first: int
+    last: int
+    factor: float
+    n_steps: int
+    penalty: float
 
 
 class Batches:

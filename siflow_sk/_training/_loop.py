@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
 import torch
 from tqdm.auto import tqdm
@@ -17,7 +17,7 @@ from ..exceptions import TrainingWarning
 from ..velocities import given
 from . import _together
 from ._capture import Recorded
-from ._data import Batches, History, Standing, jittered_knots, stratified_times
+from ._data import Batches, History, Standing, Stretch, jittered_knots, stratified_times
 from ._optimiser import Optimiser
 
 
@@ -32,6 +32,7 @@ class Trainer:
         self.batches = Batches(data.weight, data.n_draws, generator)
         self.coupling = self._fitted(Independent() if coupling is None else coupling)
         self.best_score, self.best_iteration, self.best = -math.inf, 0, None
+        self.course = []  # stretches that led to the best weights
         self.iteration, self.rate = 0, 0.0
         self.interrupted = False
         self.start = time.perf_counter()
@@ -59,12 +60,18 @@ class Trainer:
             self._stage(self._polish, self.settings.n_polish)
         return self
 
-    def _stage(self, stage, n_steps):
+    def follow(self, course):
+        """Instead of both: the steps that led another trainer to its best weights, unguarded."""
+        if self.standing.stage == "followed":
+            return self
+        return self._stage(self._follow, sum(stretch.last - stretch.first for stretch in course), course)
+
+    def _stage(self, stage, n_steps, *args):
         """Run a stage under a progress bar; an interrupt keeps the best weights so far."""
         name = stage.__name__.strip("_")
         with tqdm(total=n_steps, disable=not self.verbose, desc=name, leave=False) as progress:
             try:
-                stage(progress)
+                stage(progress, *args)
             except KeyboardInterrupt:
                 if not self.iteration:
                     raise
@@ -79,36 +86,32 @@ class Trainer:
                 )
         self._restore()
         self._stand_up()
-        self.standing.stage = {"quadratic": "regressed", "polish": "polished"}[name]
+        self.standing.stage = _DONE[name]
         self._random = self.generator.get_state()
         return self
 
     def _enter(self, stage, progress):
         """Begin a stage, unless a checkpoint brought us into the midst of it."""
         if self.standing.stage != stage:
-            self.standing = Standing(stage, reference=self.best_score)
-            self.average.load_state_dict(self.network.state_dict())
-            self.optimiser = self._new_optimiser()
+            self.standing = Standing(stage, reference=self.best_score, kept=len(self.course))
+            self._start_afresh()
         progress.update(self.standing.step)
         return self.standing
+
+    def _start_afresh(self):
+        """Averages of weights from the present ones on, and no momentum."""
+        self.average.load_state_dict(self.network.state_dict())
+        self.optimiser = self._new_optimiser()
 
     def _quadratic(self, progress):
         s = self.settings
         here, at_rest = self._enter("quadratic", progress), math.ceil(s.path_share * s.n_quadratic)
-
-        # whatever follows from the draws is left to the update, which may be recorded or shared
-        def loss(velocity, noise, *inputs):
-            return quadratic_loss(velocity, self.interpolant, stratified_times(noise), *inputs)
-
-        update = self._take_part(loss, "quadratic", self.interpolant)
-        every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self._n_valid() // 10)
+        update = self._quadratic_update()
+        every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self.n_valid // 10)
         for step in range(here.step, s.n_quadratic):
             here.step = step
             self.between_steps()
-            rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
-            x0, x1, context = self._pairs(min(s.batch_size, self.data.n_draws))
-            noise = self._uniform(len(x1), x1)
-            self.history.loss.append(self._step(update, rate, noise, x0, x1, *self._noise(x1), *context))
+            self.history.loss.append(self._quadratic_step(update, step))
             if self.moving and step == at_rest:
                 self.best_score, self.best = -math.inf, None  # of a path that has moved since
             for part, optimiser in self.moving:
@@ -119,6 +122,20 @@ class Trainer:
                 self._check("quadratic", progress)
                 if self._is_beaten(step + 1, every):
                     break
+
+    def _quadratic_update(self):
+        # whatever follows from the draws is left to the update, which may be recorded or shared
+        def loss(velocity, noise, *inputs):
+            return quadratic_loss(velocity, self.interpolant, stratified_times(noise), *inputs)
+
+        return self._take_part(loss, "quadratic", self.interpolant)
+
+    def _quadratic_step(self, update, step):
+        s = self.settings
+        rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
+        x0, x1, context = self._pairs(min(s.batch_size, self.data.n_draws))
+        noise = self._uniform(len(x1), x1)
+        return self._step(update, rate, noise, x0, x1, *self._noise(x1), *context)
 
     def _is_beaten(self, done, every):
         """Whether the rival would stay ahead if its lead went on shrinking as it did, after a quarter.
@@ -206,22 +223,14 @@ class Trainer:
         here = self._enter("polish", progress)
         if here.step == 0:
             here.n_steps, here.penalty = self._steps_and_penalty()
-        penalty = self.data.x.new_full((1,), here.penalty)  # an input: trainers may differ in it and meet
-
-        def loss(velocity, x, noise, penalty):
-            return likelihood_loss(velocity, self.base, x, jittered_knots(noise), penalty)
-
-        update = self._take_part(loss, "polish", self.base)
+        update = self._polish_update()
         passes = math.ceil(self.data.n_draws / s.polish_batch_size)
         every = max(1, min(s.n_polish // s.checks, min(50, max(10, 5 * passes))))
-        every = max(every, s.n_polish // 250, self._n_valid() // 20)
+        every = max(every, s.n_polish // 250, self.n_valid // 20)
         for step in range(here.step, s.n_polish):
             here.step = step
             self.between_steps()
-            rate = here.factor * s.learning_rate * _warm_cosine(step, s.n_polish)
-            x, context = self._batch(min(s.polish_batch_size, self.data.n_draws))
-            noise = self._uniform(here.n_steps + 1, x)
-            self.history.polish_loss.append(self._step(update, rate, x, noise, penalty, *context))
+            self.history.polish_loss.append(self._polish_step(update, step, here))
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
                 self._check("polish", progress)
@@ -235,9 +244,45 @@ class Trainer:
                     here.factor, here.waited = here.factor * s.reduction, 0
                     here.reductions += not diverged
                     self._restore()
-                    self.average.load_state_dict(self.network.state_dict())
-                    self.optimiser = self._new_optimiser()  # forget the momentum that led away
-                    update = self._take_part(loss, "polish", self.base)
+                    self._start_afresh()  # without the momentum that led away
+                    here.kept, here.first = len(self.course), step + 1
+                    update = self._polish_update()
+
+    def _polish_update(self):
+        def loss(velocity, x, noise, penalty):
+            return likelihood_loss(velocity, self.base, x, jittered_knots(noise), penalty)
+
+        return self._take_part(loss, "polish", self.base)
+
+    def _polish_step(self, update, step, here):
+        """``here``: what has the learning rate's factor, the Runge-Kutta steps and the penalty."""
+        s = self.settings
+        rate = here.factor * s.learning_rate * _warm_cosine(step, s.n_polish)
+        x, context = self._batch(min(s.polish_batch_size, self.data.n_draws))
+        noise = self._uniform(here.n_steps + 1, x)
+        penalty = x.new_full((1,), here.penalty)  # an input: trainers may differ in it and meet
+        return self._step(update, rate, x, noise, penalty, *context)
+
+    def _follow(self, progress, course):
+        here, begin = self._enter("follow", progress), 0
+        for stretch in course:
+            end = begin + stretch.last - stretch.first
+            if here.step < end:  # else done before the checkpoint
+                if here.step <= begin:
+                    self._start_afresh()
+                polishes = stretch.stage == "polish"
+                update = self._polish_update() if polishes else self._quadratic_update()
+                for done in range(max(begin, here.step), end):
+                    here.step = done
+                    self.between_steps()
+                    step = stretch.first + done - begin
+                    if polishes:
+                        self._polish_step(update, step, stretch)
+                    else:
+                        self._quadratic_step(update, step)
+                    progress.update()
+                self.network.load_state_dict(self.average.state_dict())
+            begin = end
 
     def _is_falling(self):
         """Whether the latest checks, more than half of those to wait for, fell ever faster.
@@ -340,7 +385,8 @@ class Trainer:
 
     # -- validation -------------------------------------------------------------------------------------
 
-    def _n_valid(self):
+    @property
+    def n_valid(self):
         """Validation rows; stages check so seldom that they add a tenth to the polish, a third before it."""
         return 0 if self.data.x_valid is None else len(self.data.x_valid)
 
@@ -355,11 +401,12 @@ class Trainer:
                 "seconds": time.perf_counter() - self.start,
             }
         )
-        if score > self.best_score or self.best is None:
+        # where no score was finite there is nothing to compare by: the latest weights are kept
+        if score > self.best_score or not math.isfinite(self.best_score):
             self.best_score, self.best_iteration = score, self.iteration
-            self.best = self._averages()
-        if not math.isfinite(score):  # nothing to compare by: keep the latest weights
-            self.best_iteration, self.best = self.iteration, self._averages()
+            here, self.best = self.standing, self._averages()
+            stretch = Stretch(here.stage, here.first, here.step + 1, here.factor, here.n_steps, here.penalty)
+            self.course = [*self.course[: here.kept], stretch]
         progress.set_postfix_str(f"{stage}, validation {score:.3f}, best {self.best_score:.3f} nats")
 
     def _score(self):
@@ -372,12 +419,18 @@ class Trainer:
         with torch.no_grad():
             if values is None:
                 values = self._valid_log_density()
-            score = float(data.weight_valid @ values.double()) + data.offset_valid
+            score = float(data.weight_valid @ (values.double() + data.log_det_valid))
         return score if math.isfinite(score) else -math.inf
+
+    def valid_log_density(self):
+        """Of every validation row, in the units of X, by the best weights; between two stages."""
+        self.average.load_state_dict(self.network.state_dict())
+        with torch.no_grad():
+            return self._valid_log_density().double() + self.data.log_det_valid
 
     def _valid_log_density(self):
         values = []
-        for rows in torch.arange(self._n_valid(), device=self.data.x.device).split(_together.MOST_ROWS):
+        for rows in torch.arange(self.n_valid, device=self.data.x.device).split(_together.MOST_ROWS):
             context = self.data.context_valid
             velocity = given(self.average, None if context is None else context[rows])
             values.append(guarded_log_density(velocity, self.base, self.data.x_valid[rows]))
@@ -394,7 +447,7 @@ class Trainer:
 
     def state(self):
         """All that a new trainer needs to go on as this one would, as plain values and tensors."""
-        between = self.standing.stage in ("regressed", "polished")
+        between = self.standing.stage in _DONE.values()
         history = {name: [float(v) for v in getattr(self.history, name)] for name in ("loss", "polish_loss")}
         return {
             "standing": asdict(self.standing),
@@ -403,6 +456,7 @@ class Trainer:
             "network": dict(self.network.state_dict()),
             "average": dict(self.average.state_dict()),
             "best": None if self.best is None else dict(self.best),
+            "course": [astuple(stretch) for stretch in self.course],
             "optimiser": None if self.optimiser is None else self.optimiser.tensors(),
             "moving": [[part.coefficients_.clone(), adam.state_dict()] for part, adam in self.moving],
             "history": {**history, "checks": self.history.checks},
@@ -420,6 +474,7 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         best = state["best"]
         self.best = best and {name: value.to(self.data.x.device) for name, value in best.items()}
+        self.course = [Stretch(*values) for values in state["course"]]
         if state["optimiser"] is not None:
             self.optimiser = self._new_optimiser()
             self.optimiser.load(state["optimiser"])
@@ -436,6 +491,7 @@ def _nothing():
     pass
 
 
+_DONE = {"quadratic": "regressed", "polish": "polished", "follow": "followed"}  # a stage, and then
 _NUMBERS = ("best_score", "best_iteration", "iteration", "rate")
 
 

@@ -17,6 +17,7 @@ from ._loop import Trainer
 # Rows up to which several networks are worth twice the time of fit and scoring: of up to so many columns, and
 # of more, where a narrow layer is not as surely enough and log-densities are to be fast (benchmarks speed).
 _FEW, _COLUMNS, _FEW_OF_MANY = 2000, 20, 400
+_PRIOR = 15  # validation rows that the Gaussian copula counts for where preprocessors are compared
 _DECAY = 0.5  # of the weights, where rows are many or not known
 
 
@@ -190,7 +191,8 @@ def fit_parts(
     context : tensor of shape (n, k), float64, default=None
         What the velocity is conditional on, ready for the network.
     n_networks : int, default=1
-        More are trained after the first, on the same rows, preprocessor and base: their mean is the velocity.
+        More follow the first, with its preprocessor, its base and its steps to its best weights, which only
+        validation rows can tell; they learn from these rows too.  The mean of all is the velocity.
 
     Returns
     -------
@@ -211,15 +213,19 @@ def fit_parts(
             _attach(checkpoint, trainers)
         return trainers[-1]
 
+    def data_of(preprocessor, train, valid):
+        data = _data(preprocessor, x, weight, n_draws, train, valid, device)
+        if context is not None:
+            data.context, data.context_valid = (
+                None if part is None else context[part].float().to(device) for part in (train, valid)
+            )
+        return data
+
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
             if fitted is None:
                 preprocessor.fit(x[rows[0]], weight[rows[0]] / weight[rows[0]].sum())
-            data = _data(preprocessor, x, weight, n_draws, *rows, device)
-            if context is not None:
-                data.context, data.context_valid = (
-                    None if part is None else context[part].float().to(device) for part in rows
-                )
+            data = data_of(preprocessor, *rows)
             if fitted is None:
                 base = copy.deepcopy(parts["base"]).fit(_latent(data, generator), generator)
                 network = build(seed)
@@ -228,7 +234,8 @@ def fit_parts(
                 network = copy.deepcopy(fitted[2]).float().requires_grad_(True)
             trainer = trainer_of(network, base, data, generator)
             try:
-                rival = max(trained, key=_score)[0] if trained else None
+                # several networks are for few rows, where a lead says little
+                rival = max(trained, key=_score)[0] if trained and n_networks == 1 else None
                 trained.append((trainer.regress(rival), preprocessor))
                 interrupted = trainer.interrupted
             except KeyboardInterrupt:  # before this candidate could be compared
@@ -238,16 +245,21 @@ def fit_parts(
                 _warn_of_interrupt(trained[0][0].iteration + trainer.iteration)
             if interrupted:
                 break
+        if n_networks > 1 and not interrupted and _are_close(trained):
+            for trainer, _ in trained:
+                interrupted = interrupted or trainer.polish().interrupted
         trainer, preprocessor = max(trained, key=_score)
         if not interrupted:
-            trainer.polish()
-        averaged, interrupted = [trainer], interrupted or trainer.interrupted
+            interrupted = trainer.polish().interrupted
+        averaged = [trainer]
         while len(averaged) < n_networks and not interrupted:
             own_seed = int(np.random.SeedSequence([seed, len(averaged)]).generate_state(1)[0])
             own = torch.Generator(device=device).manual_seed(own_seed)
-            other = trainer_of(build(own_seed), trainer.base, trainer.data, own)
+            other = trainer_of(
+                build(own_seed), trainer.base, data_of(preprocessor, torch.arange(len(x)), None), own
+            )
             try:
-                interrupted = other.regress().polish().interrupted
+                interrupted = other.follow(trainer.course).interrupted
             except KeyboardInterrupt:  # before its first step
                 interrupted = True
                 _warn_of_interrupt(sum(done.iteration for done in averaged))
@@ -269,7 +281,24 @@ def _warn_of_interrupt(n_steps):
 
 
 def _score(pair):
-    return pair[0].best_score
+    """Mean log-density of the validation rows, plus that of the copula for the others as if it were of 15.
+
+    Thirty rows say little about two preprocessors: one of them far out decides.  What the Gaussian copula
+    says, each row left out, knows nothing of what the flow learns, but varies far less.
+    """
+    trainer, preprocessor = pair
+    prior = getattr(preprocessor, "copula_score_", 0.0)
+    return trainer.best_score + _PRIOR * prior / max(1, trainer.n_valid)
+
+
+def _are_close(trained):
+    """Whether the best two are within three standard errors of their difference on the validation rows."""
+    if len(trained) < 2:
+        return False
+    one, other = (pair[0] for pair in sorted(trained, key=_score)[-2:])
+    difference, weight = one.valid_log_density() - other.valid_log_density(), one.data.weight_valid
+    mean = weight @ difference
+    return not mean.abs() > 3.0 * (weight**2 @ (difference - mean) ** 2).sqrt()
 
 
 def _attach(checkpoint, trainers):
@@ -300,7 +329,7 @@ def _data(preprocessor, x, weight, n_draws, train, valid, device):
     if valid is not None:
         z, log_det, w = portion(valid)
         data.x_valid, data.weight_valid = z.float().to(device), w.to(device)
-        data.offset_valid = float(w @ log_det)
+        data.log_det_valid = log_det.to(device)
     return data
 
 

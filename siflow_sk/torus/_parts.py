@@ -72,6 +72,11 @@ class Angles(Preprocessor):
         rest = self.rest.candidates() if hasattr(self.rest, "candidates") else [self.rest]
         return [Angles(part, self.turns, self.spread) for part in rest]
 
+    @property
+    def copula_score_(self):
+        """That of the rest, if it has one."""
+        return getattr(self.rest_, "copula_score_", 0.0)
+
     def fit(self, x, weight):
         """Let the rest learn from its columns of ``x`` ``(n, d)``, weights ``(n,)``."""
         ordinary, angles = Halves(self.turns, x.shape[1]).split(x)
