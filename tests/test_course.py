@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from siflow_sk import InterpolantFlow
+from siflow_sk._objective import guarded_log_density
 from siflow_sk._training import Trainer
 from siflow_sk._training._data import Data, Settings, Stretch
 from siflow_sk.bases import StandardNormal
@@ -117,6 +118,15 @@ def test_a_score_that_is_not_finite_costs_no_better_weights(x, monkeypatch):
     with_scores(monkeypatch, [0.0, 1.0, -math.inf, -math.inf, -math.inf])
     trainer = trainer_on(x, valid=True, n_quadratic=25, n_polish=0, checks=5).regress()
     assert (trainer.best_score, trainer.best_iteration, trainer.course[0].last) == (1.0, 10, 10)
+
+
+def test_rows_are_compared_by_the_best_weights(x, monkeypatch):
+    with_scores(monkeypatch, [0.0, 1.0, 0.5, 0.4, 0.3])
+    trainer = trainer_on(x, valid=True, n_quadratic=25, n_polish=0, checks=5).regress()
+    best = guarded_log_density(trainer.network, trainer.base, x).double()
+    latest = guarded_log_density(trainer.average, trainer.base, x).double()
+    assert (best - latest).abs().max() > 1e-3
+    assert_allclose(trainer.valid_log_density(), best.detach(), rtol=1e-6)
 
 
 def test_followers_learn_from_every_row_and_are_not_scored(monkeypatch):
