@@ -21,7 +21,7 @@ def candidate(score, n_valid=30, values=None, weight=None, copula=None):
     trainer = SimpleNamespace(
         best_score=score,
         n_valid=n_valid,
-        valid_log_density=lambda: values,
+        regressed_log_density=lambda: values,
         data=SimpleNamespace(weight_valid=weight),
     )
     return trainer, SimpleNamespace(**({} if copula is None else {"copula_score_": copula}))

@@ -1,6 +1,7 @@
 """Checkpoints: a fit that was killed goes on as if nothing had happened, and never from a wrong file."""
 
 import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 
 import siflow_sk
 from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow
-from siflow_sk._training import Trainer, _loop
+from siflow_sk._training import Trainer, _loop, _plan
 from siflow_sk.exceptions import TrainingWarning
 from siflow_sk.flow import _trained
 from siflow_sk.persistence import Checkpoint, OpenCheckpoint, _container
@@ -398,3 +399,27 @@ def test_a_conditional_fit_goes_on_from_a_model_and_a_checkpoint(table, path, mo
     other = conditional(random_state=1).fit(frame[:110], y[:110]).set_params(random_state=0, warm_start=True)
     with pytest.raises(ValueError, match="it differs in the model to go on from"):
         other.fit(*table, checkpoint=path)
+
+
+def test_of_close_candidates_both_polishes_go_on(path, monkeypatch):
+    """Whether they are close was told before the polish, of which the weights know no more."""
+    X = np.random.default_rng(0).gamma(3.0, size=(150, 2))
+    steps, closeness, step, close = [], [], Trainer._step, _plan._are_close
+    monkeypatch.setattr(
+        _plan, "_are_close", lambda trained: closeness.append(close(trained)) or closeness[-1]
+    )
+    monkeypatch.setattr(
+        Trainer, "_step", lambda trainer, *args: steps.append(trainer) or step(trainer, *args)
+    )
+    wanted = learnt(quick(n_networks=2).fit(X), X)
+    assert closeness == [True]
+    runs = [(trainer, len(list(run))) for trainer, run in itertools.groupby(steps)]
+    (one, _), (two, _), third, fourth, (follower, _) = runs  # both stages of either, and who follows
+    assert (third[0], fourth[0], len({one, two, follower})) == (one, two, 3)
+    total, ends = len(steps), np.cumsum([count for _, count in runs])
+    for after in (ends[0] + 5, ends[1] + 1, ends[1] + 4, ends[2] + 1, ends[2] + 4, ends[3] + 5):
+        path.unlink(missing_ok=True)
+        stopped(quick(n_networks=2), X, Checkpoint(path, every=0), monkeypatch, after)
+        steps.clear()
+        equal(learnt(quick(n_networks=2).fit(X, checkpoint=path), X), wanted)
+        assert len(steps) == total - (after - 1)

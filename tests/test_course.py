@@ -126,7 +126,7 @@ def test_rows_are_compared_by_the_best_weights(x, monkeypatch):
     best = guarded_log_density(trainer.network, trainer.base, x).double()
     latest = guarded_log_density(trainer.average, trainer.base, x).double()
     assert (best - latest).abs().max() > 1e-3
-    assert_allclose(trainer.valid_log_density(), best.detach(), rtol=1e-6)
+    assert_allclose(trainer.regressed_log_density(), best.detach(), rtol=1e-6)
 
 
 def test_followers_learn_from_every_row_and_are_not_scored(monkeypatch):

@@ -273,7 +273,7 @@ def test_validation_is_the_exact_log_density_in_the_units_of_the_data(generator)
     # 4 steps in float32
     wanted = BENT.logpdf(x) + log_det
     assert trainer.history.checks[0]["score"] == pytest.approx(weight @ wanted, abs=5e-3)
-    np.testing.assert_allclose(trainer.valid_log_density(), wanted, rtol=0, atol=0.05)
+    np.testing.assert_allclose(trainer.regressed_log_density(), wanted, rtol=0, atol=0.05)
 
 
 def test_a_batch_has_no_more_rows_than_there_are(moons, monkeypatch):

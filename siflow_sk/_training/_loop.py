@@ -33,6 +33,7 @@ class Trainer:
         self.coupling = self._fitted(Independent() if coupling is None else coupling)
         self.best_score, self.best_iteration, self.best = -math.inf, 0, None
         self.course = []  # stretches that led to the best weights
+        self.regressed = None  # log-densities of the validation rows after the first stage, once asked for
         self.iteration, self.rate = 0, 0.0
         self.interrupted = False
         self.start = time.perf_counter()
@@ -422,11 +423,16 @@ class Trainer:
             score = float(data.weight_valid @ (values.double() + data.log_det_valid))
         return score if math.isfinite(score) else -math.inf
 
-    def valid_log_density(self):
-        """Of every validation row, in the units of X, by the best weights; between two stages."""
-        self.average.load_state_dict(self.network.state_dict())
-        with torch.no_grad():
-            return self._valid_log_density().double() + self.data.log_det_valid
+    def regressed_log_density(self):
+        """Of every validation row, in the units of X, by the best weights of the first stage.
+
+        Asked for before the second stage, and known in that.
+        """
+        if self.regressed is None:
+            self.average.load_state_dict(self.network.state_dict())
+            with torch.no_grad():
+                self.regressed = self._valid_log_density().double() + self.data.log_det_valid
+        return self.regressed
 
     def _valid_log_density(self):
         values = []
@@ -457,6 +463,7 @@ class Trainer:
             "average": dict(self.average.state_dict()),
             "best": None if self.best is None else dict(self.best),
             "course": [astuple(stretch) for stretch in self.course],
+            "regressed": self.regressed,
             "optimiser": None if self.optimiser is None else self.optimiser.tensors(),
             "moving": [[part.coefficients_.clone(), adam.state_dict()] for part, adam in self.moving],
             "history": {**history, "checks": self.history.checks},
@@ -475,6 +482,7 @@ class Trainer:
         best = state["best"]
         self.best = best and {name: value.to(self.data.x.device) for name, value in best.items()}
         self.course = [Stretch(*values) for values in state["course"]]
+        self.regressed = None if state["regressed"] is None else state["regressed"].to(self.data.x.device)
         if state["optimiser"] is not None:
             self.optimiser = self._new_optimiser()
             self.optimiser.load(state["optimiser"])

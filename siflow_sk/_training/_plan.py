@@ -296,7 +296,7 @@ def _are_close(trained):
     if len(trained) < 2:
         return False
     one, other = (pair[0] for pair in sorted(trained, key=_score)[-2:])
-    difference, weight = one.valid_log_density() - other.valid_log_density(), one.data.weight_valid
+    difference, weight = one.regressed_log_density() - other.regressed_log_density(), one.data.weight_valid
     mean = weight @ difference
     return not mean.abs() > 3.0 * (weight**2 @ (difference - mean) ** 2).sqrt()
 
