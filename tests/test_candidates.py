@@ -93,6 +93,13 @@ def test_of_close_candidates_both_are_polished_before_one_is_kept(polished):
     assert len(set(polished)) == 1
 
 
+@pytest.mark.parametrize(("n", "both"), [(1000, 2), (1001, 1)])
+def test_of_more_rows_the_first_stage_decides(n, both, polished, monkeypatch):
+    monkeypatch.setattr(_plan, "_are_close", lambda trained: True)
+    several(max_iter=5, polish=5).fit(np.random.default_rng(0).gamma(3.0, size=(n, 2)))
+    assert len(set(polished)) == both
+
+
 def test_a_candidate_far_behind_is_not_polished(polished, monkeypatch):
     """Two far clusters in each column: without kernel marginals nothing is won soon."""
     trained, regress = [], Trainer.regress

@@ -17,6 +17,7 @@ from ._loop import Trainer
 # Rows up to which several networks are worth twice the time of fit and scoring: of up to so many columns, and
 # of more, where a narrow layer is not as surely enough and log-densities are to be fast (benchmarks speed).
 _FEW, _COLUMNS, _FEW_OF_MANY = 2000, 20, 400
+_UNSURE = 1000  # rows up to which the first stage says too little about two preprocessors
 _PRIOR = 15  # validation rows that the Gaussian copula counts for where preprocessors are compared
 _DECAY = 0.5  # of the weights, where rows are many or not known
 
@@ -199,6 +200,9 @@ def fit_parts(
     fitted : Fitted
     """
     generator = torch.Generator(device=device).manual_seed(seed)
+    unsure = (
+        n_networks > 1 and len(x) <= _UNSURE
+    )  # of more rows another polish takes as long as two followers
     rows = (torch.arange(len(x)), None) if fraction is None else split(len(x), fraction, generator)
     trained, trainers, conditional = [], [], {} if context is None else {"n_context": context.shape[1]}
 
@@ -234,8 +238,7 @@ def fit_parts(
                 network = copy.deepcopy(fitted[2]).float().requires_grad_(True)
             trainer = trainer_of(network, base, data, generator)
             try:
-                # several networks are for few rows, where a lead says little
-                rival = max(trained, key=_score)[0] if trained and n_networks == 1 else None
+                rival = max(trained, key=_score)[0] if trained and not unsure else None
                 trained.append((trainer.regress(rival), preprocessor))
                 interrupted = trainer.interrupted
             except KeyboardInterrupt:  # before this candidate could be compared
@@ -245,7 +248,7 @@ def fit_parts(
                 _warn_of_interrupt(trained[0][0].iteration + trainer.iteration)
             if interrupted:
                 break
-        if n_networks > 1 and not interrupted and _are_close(trained):
+        if unsure and not interrupted and _are_close(trained):
             for trainer, _ in trained:
                 interrupted = interrupted or trainer.polish().interrupted
         trainer, preprocessor = max(trained, key=_score)

@@ -254,8 +254,8 @@ class Gaussianize(_Chained):
         Use the kernel marginals.  ``False`` stops at Yeo-Johnson.  ``"auto"``: the flow is trained with
         either, and the better one is kept: on validation rows, where ``copula_score_`` counts for 15 more of
         them.  It is trained on the quadratic loss; with the polish too where several networks are to be
-        averaged and the two are within three standard errors of each other.  Where there are no validation
-        rows, the leave-one-out likelihood of the Gaussian copula decides.
+        averaged, of up to 1000 rows, and the two are within three standard errors of each other.  Where there
+        are no validation rows, the leave-one-out likelihood of the Gaussian copula decides.
     floor : float, default=1e-6
         Smallest eigenvalue of the covariance, as a fraction of their mean.
 
