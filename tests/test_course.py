@@ -49,7 +49,7 @@ def with_scores(monkeypatch, scores):
 
 
 def rates_of(monkeypatch):
-    """Learning rates and decays of the averages, step by step, of each trainer."""
+    """Learning rates, step by step, of each trainer."""
     seen, step = {}, Trainer._step
 
     def noted(self, update, rate, *inputs):
@@ -97,7 +97,7 @@ def _weights(trainer):
     return list(trainer.network.parameters())
 
 
-def test_a_follower_forgets_momentum_and_averages_where_its_leader_did(x, monkeypatch):
+def test_a_follower_forgets_momentum_and_averages_where_its_leader_did(x):
     course = [Stretch("quadratic", 0, 7, 1.0, 2, 0.0), Stretch("polish", 3, 9, 0.3, 3, 10.0)]
     two = trainer_on(x, valid=False, n_quadratic=20, n_polish=30).follow(course)
     parts = trainer_on(x, valid=False, n_quadratic=20, n_polish=30)

@@ -200,9 +200,7 @@ def fit_parts(
     fitted : Fitted
     """
     generator = torch.Generator(device=device).manual_seed(seed)
-    unsure = (
-        n_networks > 1 and len(x) <= _UNSURE
-    )  # of more rows another polish takes as long as two followers
+    unsure = n_networks > 1 and len(x) <= _UNSURE  # of more rows a second polish is too long a wait
     rows = (torch.arange(len(x)), None) if fraction is None else split(len(x), fraction, generator)
     trained, trainers, conditional = [], [], {} if context is None else {"n_context": context.shape[1]}
 
@@ -255,12 +253,12 @@ def fit_parts(
         if not interrupted:
             interrupted = trainer.polish().interrupted
         averaged = [trainer]
+        if n_networks > 1:
+            everything = data_of(preprocessor, torch.arange(len(x)), None)
         while len(averaged) < n_networks and not interrupted:
             own_seed = int(np.random.SeedSequence([seed, len(averaged)]).generate_state(1)[0])
             own = torch.Generator(device=device).manual_seed(own_seed)
-            other = trainer_of(
-                build(own_seed), trainer.base, data_of(preprocessor, torch.arange(len(x)), None), own
-            )
+            other = trainer_of(build(own_seed), trainer.base, everything, own)
             try:
                 interrupted = other.follow(trainer.course).interrupted
             except KeyboardInterrupt:  # before its first step

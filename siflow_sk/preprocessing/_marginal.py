@@ -264,8 +264,8 @@ class Gaussianize(_Chained):
     density_ : bool
         What ``"auto"`` chose.
     copula_score_ : float
-        Mean log-density of the rows under the Gaussian copula, up to a constant that depends on ``d`` alone,
-        each left out of the kernel densities.
+        Mean log-density of the rows under the Gaussian copula, each left out of the kernel densities; nats,
+        up to a constant that depends on ``d`` alone.
     """
 
     def __init__(self, density="auto", floor=1e-6):
