@@ -121,7 +121,8 @@ def guarded_log_density(velocity, base, x):
     for layers at the ends.  ``x``, velocity and result may have a leading axis of models.
     """
     velocity = hold_weights(velocity)
-    knots = torch.tensor([1.0, 0.96, 0.66, 0.33, 0.04, 0.0], device=x.device, dtype=x.dtype)
+    # made on the device: a transfer cannot be recorded
+    knots = torch.stack([x.new_full((), t) for t in (1.0, 0.96, 0.66, 0.33, 0.04, 0.0)])
     rows = x.flatten(0, -2)
 
     state = (rows, rows.new_zeros(len(rows)))

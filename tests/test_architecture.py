@@ -41,6 +41,7 @@ FLOORS = {
     "_held": 0,
     "_forward_mode": 0,
     "_memory": 0,
+    "_capture": 0,
     "_compat": 0,
     "exceptions": 0,
     "_version": 0,

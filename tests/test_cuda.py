@@ -13,16 +13,17 @@ import sklearn.utils.estimator_checks as sklearn_checks
 import torch
 from discovery import all_estimators, configured
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import siflow_sk
-from siflow_sk import InterpolantFlow
+from siflow_sk import InterpolantFlow, InterpolantSearchCV, _capture, _likelihood
+from siflow_sk._capture import rounded_products
 from siflow_sk._objective import likelihood_loss, quadratic_loss
-from siflow_sk._training import Data, Settings, Trainer
-from siflow_sk._training._capture import rounded_products
+from siflow_sk._training import Data, Settings, Trainer, _loop
 from siflow_sk.bases import StandardNormal
 from siflow_sk.interpolants import Linear
-from siflow_sk.velocities import MLP
+from siflow_sk.velocities import MLP, Velocity
 
 DEVICE = os.environ.get("SIFLOW_DEVICE", "cuda")
 
@@ -103,7 +104,7 @@ def test_two_fits_agree():
 @pytest.mark.skipif(DEVICE != "cuda", reason="graphs are CUDA's")
 @pytest.mark.parametrize("stage", ["quadratic", "likelihood"])
 def test_recorded_steps_train_as_plain_ones(stage):
-    """Ten updates, three before the record and seven replayed, against ten updates of plain calls."""
+    """Ten updates, one before the record and nine replayed, against ten updates of plain calls."""
     x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)).cuda()
     data = Data(x, torch.full((500,), 1 / 500, dtype=torch.float64, device="cuda"), 500)
     found = []
@@ -129,9 +130,82 @@ def test_recorded_steps_train_as_plain_ones(stage):
             inputs = (times, other, rows) if stage == "quadratic" else (rows, knots)
             with rounded_products():
                 losses.append(trainer._step(update, 1e-3 * (k + 1), *inputs))
-        assert (update.graph is not None) == recordable
+        assert bool(update.records) == recordable
         found.append([torch.stack(losses), *network.parameters(), *trainer.average.parameters()])
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def records(monkeypatch):
+    """Functions of which a graph was made."""
+    made, init = [], _capture._Record.__init__
+
+    def counted(record, function, inputs):
+        init(record, function, inputs)
+        made.append(function)
+
+    monkeypatch.setattr(_capture._Record, "__init__", counted)
+    return made
+
+
+@pytest.mark.parametrize("method", ["score_samples", "transform", "score_function"])
+def test_recorded_steps_solve_as_plain_ones(fitted, records, monkeypatch, method):
+    flow, X = fitted
+    call = functools.partial(getattr(flow, method), *([0.7] if method == "score_function" else []))
+    recorded = call(X)
+    assert bool(records) == (DEVICE == "cuda")
+    monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: False)
+    np.testing.assert_allclose(recorded, call(X), rtol=1e-9, atol=1e-9)
+
+
+def test_a_row_does_not_feel_the_number_of_blocks(fitted):
+    """The first step of the first block is a plain call, all others are replayed."""
+    flow, X = fitted
+    many = np.resize(X, (_likelihood.BLOCK[DEVICE] + 50, X.shape[1]))
+    np.testing.assert_array_equal(flow.score_samples(many)[-50:], flow.score_samples(many[-50:]))
+
+
+def test_a_field_that_looks_at_numbers_is_solved_all_the_same(records):
+    class Looking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rate = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, t, x):
+            assert self.rate.isfinite()
+            return self.rate * x
+
+    class Recipe(Velocity):
+        def build(self, n_features, generator):
+            return Looking()
+
+    X = np.random.default_rng(0).normal(size=(200, 2))
+    flow = on_device(velocity=Recipe(), max_iter=5, polish=2).fit(X)
+    assert np.isfinite(flow.score_samples(X)).all()
+    assert not records
+
+
+def test_validations_are_recorded_and_say_the_same(records, monkeypatch):
+    X = np.random.default_rng(0).normal(size=(400, 3)) ** 3
+    flow = on_device(polish=40).fit(X)
+    of_validations = [f for f in records if getattr(f, "func", None) is _loop._guarded_log_densities]
+    assert bool(of_validations) == (DEVICE == "cuda")
+    records.clear()
+    monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: False)
+    plain = on_device(polish=40).fit(X)
+    assert not records
+    np.testing.assert_allclose(flow.validation_scores_, plain.validation_scores_, rtol=1e-2, atol=1e-2)
+
+
+def test_a_search_trains_together_what_grid_search_trains_alone():
+    X = np.random.default_rng(0).normal(size=(300, 3)) ** 3
+    grid = {"weight_decay": [0.1, 0.5, 1.0], "learning_rate_init": [3e-3, 1e-2]}
+    found = [
+        cls(on_device(), grid, cv=2, refit=False).fit(X).cv_results_["mean_test_score"]
+        for cls in (InterpolantSearchCV, GridSearchCV)
+    ]
+    np.testing.assert_allclose(*found, rtol=0, atol=0.05)
+    assert len(np.unique(found[0])) == 6
 
 
 def test_samples_and_latent_points_round_trip(fitted):

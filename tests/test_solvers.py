@@ -24,6 +24,7 @@ from siflow_sk.solvers import (
     with_embedded_error,
 )
 from siflow_sk.solvers._grid import _least
+from siflow_sk.solvers._steps import _OnDevice, on_device
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
@@ -524,6 +525,19 @@ def test_a_field_hears_all_times_beforehand_and_spares_what_moves_nothing():
     assert [float(t) for t, _ in asked] == pytest.approx([float(t) for t, _ in (first, *rest)])
     assert [what for _, what in asked].count("motion") == 2
     assert asked[1][1] == asked[7][1] == "motion"
+
+
+@pytest.mark.parametrize("solver", [equal_grid(6), DormandPrince(rtol=1e-8, atol=1e-8)])
+def test_steps_made_to_be_recorded_are_the_same_steps(solver):
+    """As functions of tensors alone: times, step, state and slope; tried here without a device."""
+    x = start()[0]
+    state, field = (x, torch.zeros(len(x), dtype=x.dtype)), Swinging()
+    found = solver.integrate_with_error(_OnDevice(field), state, 1.0, 0.2)
+    assert "motion" in [what for _, what in field.asked]
+    # rows with clocks of their own have no times to announce
+    assert bool(field.announced) == isinstance(solver, Grid)
+    torch.testing.assert_close(found, solver.integrate_with_error(Swinging(), state, 1.0, 0.2))
+    assert on_device(field, x) is field
 
 
 @pytest.mark.parametrize("method", ["midpoint", "rk4"])

@@ -9,9 +9,10 @@ from conftest import quick
 from oracles import BENT, NORMAL, OFFSET, PATHS, ExactVelocity
 from sklearn.mixture import GaussianMixture
 
+from siflow_sk import _capture
+from siflow_sk._capture import Recorded, rounded_products
 from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Batches, Data, Settings, Trainer
-from siflow_sk._training._capture import Recorded, rounded_products
 from siflow_sk._training._data import jittered_knots, stratified_times
 from siflow_sk._training._plan import make_settings
 from siflow_sk.bases import StandardNormal
@@ -223,17 +224,48 @@ def test_what_cannot_be_recorded_runs_as_on_the_cpu(monkeypatch):
         refused.append(1)
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
-    class OnDevice(torch.Tensor):
-        is_cuda = True
-
     monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(Recorded, "_beside", lambda self: self.function(*self.inputs))
+    monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: True)
+    monkeypatch.setattr(_capture, "_beside", lambda function, *inputs: function(*inputs))
     total = torch.zeros(1)
-    add = Recorded(lambda x: total.add_(x.as_subclass(torch.Tensor)).clone())
-    found = [add(torch.tensor([1.0]).as_subclass(OnDevice)).item() for _ in range(6)]
+    add = Recorded(lambda x: total.add_(x).clone())
+    found = [add(torch.tensor([1.0])).item() for _ in range(6)]
     assert found == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]  # no step lost, none done twice
     assert len(refused) == 1
+
+
+def test_every_shape_has_a_record_of_its_own(monkeypatch):
+    calls, graphs = [], []
+
+    class Graph:
+        def capture_begin(self, capture_error_mode):
+            graphs.append(self)
+
+        capture_end = replay = lambda self: None
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: True)
+    monkeypatch.setattr(_capture, "_beside", lambda function, *inputs: function(*inputs))
+
+    def function(x):
+        calls.append(x)
+        return x.sum(), x
+
+    doubled = Recorded(function)
+    one, two = torch.ones(3), torch.full((2,), 2.0, dtype=torch.float64)
+    assert doubled(one)[0] == 3.0  # of the plain call
+    assert doubled(two)[0] == 4.0
+    assert len(graphs) == 2
+    assert len(calls) == 4
+    # replayed in the memory that was recorded, and what is returned is not that memory
+    value = doubled(5.0 * one)[1]
+    assert value.tolist() == [5.0, 5.0, 5.0]
+    doubled(7.0 * one)
+    assert value.tolist() == [5.0, 5.0, 5.0]
+    assert doubled(two)[1].tolist() == [2.0, 2.0]
+    assert len(graphs) == 2
+    assert len(calls) == 4
 
 
 # -- the trainer ----------------------------------------------------------------------------------------

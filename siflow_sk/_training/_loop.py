@@ -11,12 +11,12 @@ from dataclasses import asdict, astuple
 import torch
 from tqdm.auto import tqdm
 
+from .._capture import Recorded
 from .._objective import guarded_log_density, likelihood_loss, path_gain, quadratic_loss
 from ..couplings import Independent
 from ..exceptions import TrainingWarning
 from ..velocities import given
 from . import _together
-from ._capture import Recorded
 from ._data import Batches, History, Standing, Stretch, jittered_knots, stratified_times
 from ._optimiser import Optimiser
 
@@ -40,6 +40,7 @@ class Trainer:
         self.standing, self.optimiser, self.moving = Standing(), None, self._moving()
         self.between_steps = _nothing  # called where training could be taken up again
         self.seat = None  # among trainers that do their steps together
+        self.guarded = self._recorded_validation()
         self.rival = None  # a trainer of another candidate that is done
         self._random = None  # the generator's state at the end of a stage, or where to take it up again
 
@@ -85,8 +86,8 @@ class Trainer:
                     TrainingWarning,
                     stacklevel=6,
                 )
-        self._restore()
         self._stand_up()
+        self._restore()
         self.standing.stage = _DONE[name]
         self._random = self.generator.get_state()
         return self
@@ -282,6 +283,7 @@ class Trainer:
                     else:
                         self._quadratic_step(update, step)
                     progress.update()
+                self._stand_up()
                 self.network.load_state_dict(self.average.state_dict())
             begin = end
 
@@ -348,7 +350,7 @@ class Trainer:
     def _stand_up(self):
         if self.seat is not None:
             self.seat.release()
-            self.seat = None
+            self.seat, self.guarded = None, self._recorded_validation()  # the weights have moved
 
     def _update(self, loss):
         """One step of the present optimiser, ``(rate, decay, *inputs) -> loss``."""
@@ -372,7 +374,7 @@ class Trainer:
                     average.lerp_(parameter, 1.0 - decay)
             return value.detach()
 
-        return Recorded(update)
+        return Recorded(update, rounded=True)
 
     def _step(self, update, rate, *inputs):
         """One update.  On CUDA learning rate and decay of one alone are tensors, which a record needs."""
@@ -392,6 +394,8 @@ class Trainer:
         return 0 if self.data.x_valid is None else len(self.data.x_valid)
 
     def _check(self, stage, progress):
+        if self.seat is not None:
+            self.seat.catch_up()
         score = self._score()
         self.history.checks.append(
             {
@@ -435,12 +439,13 @@ class Trainer:
         return self.regressed
 
     def _valid_log_density(self):
-        values = []
-        for rows in torch.arange(self.n_valid, device=self.data.x.device).split(_together.MOST_ROWS):
-            context = self.data.context_valid
-            velocity = given(self.average, None if context is None else context[rows])
-            values.append(guarded_log_density(velocity, self.base, self.data.x_valid[rows]))
-        return torch.cat(values)
+        tables = [a for a in (self.data.x_valid, self.data.context_valid) if a is not None]
+        # a stack of several trainers may move the weights, which a record would not see
+        guarded = self.guarded if self.seat is None else self.guarded.function
+        return guarded(*tables)
+
+    def _recorded_validation(self):
+        return Recorded(functools.partial(_guarded_log_densities, self.average, self.base))
 
     def _averages(self):
         return {name: value.clone() for name, value in self.average.state_dict().items()}
@@ -497,6 +502,12 @@ class Trainer:
 
 def _nothing():
     pass
+
+
+def _guarded_log_densities(velocity, base, *tables):
+    """Of so many rows at a time, each at its context."""
+    blocks = zip(*(a.split(_together.MOST_ROWS) for a in tables), strict=True)
+    return torch.cat([guarded_log_density(given(velocity, *at), base, x) for x, *at in blocks])
 
 
 _DONE = {"quadratic": "regressed", "polish": "polished", "follow": "followed"}  # a stage, and then

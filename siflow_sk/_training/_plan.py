@@ -226,7 +226,8 @@ def fit_parts(
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
             if fitted is None:
-                preprocessor.fit(x[rows[0]], weight[rows[0]] / weight[rows[0]].sum())
+                weights = weight[rows[0]] / weight[rows[0]].sum()
+                preprocessor = _together.fitted(preprocessor, x[rows[0]], weights)
             data = data_of(preprocessor, *rows)
             if fitted is None:
                 base = copy.deepcopy(parts["base"]).fit(_latent(data, generator), generator)

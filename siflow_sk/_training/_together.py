@@ -7,17 +7,21 @@ of them, stacked along a leading axis, cost little more than three.
 
 import contextlib
 import copy
+import functools
+import hashlib
+import math
 import threading
 
 import torch
 from torch import nn
 
+from .._capture import Recorded
 from .._objective import guarded_log_density
-from ._capture import Recorded
 from ._optimiser import Optimiser, adam_step, muon_step
 
 _HERE = threading.local()
 _PACKAGE = __name__.split(".")[0]
+AT_A_TIME = 16  # steps that a trainer draws before they are done
 MOST_ROWS = 1024  # validation rows of one model that are scored beside those of others
 # Slots of a stack for each seat at work: when it is made, and at most.  On CUDA a stack made anew is recorded
 # anew, which takes as long as hundreds of steps, and idle slots cost little; elsewhere none is idle.
@@ -28,14 +32,15 @@ class Meeting:
     """Where trainers in several threads wait until all of them do, and have their requests served at once.
 
     A thread takes part inside :meth:`attend`, from there to :meth:`leave`.  Requests are served by one thread
-    of the meeting's own while no other takes part, and the threads go on one after the other: whatever each
-    does between two requests, it does not fight for the interpreter with the others.
+    of the meeting's own while no other takes part.  Whatever threads do between two requests, before the
+    first and after the last, they do in turn, and do not fight for the interpreter.
     """
 
     def __init__(self):
         self._changed = threading.Condition()
         self._busy, self._waiting, self._open = 0, [], True
-        self._stacks, self.keys = {}, {}
+        self._turn = threading.Lock()
+        self._stacks, self.keys, self.fitted = {}, {}, {}
         self._thread = threading.Thread(target=self._serve, name="siflow_sk meeting", daemon=True)
 
     def __enter__(self):
@@ -57,11 +62,12 @@ class Meeting:
         """The calling thread takes part; its trainers ask here."""
         _HERE.meeting, _HERE.counted = self, False
         self._count()
-        try:
-            yield
-        finally:
-            leave()
-            _HERE.meeting = None
+        with self._turn:
+            try:
+                yield
+            finally:
+                leave()
+                _HERE.meeting = None
 
     def ask(self, request):
         """Have a request served; returns what the service answers."""
@@ -72,7 +78,9 @@ class Meeting:
             self._waiting.append(request)
             self._busy -= 1
             self._changed.notify_all()
+        self._turn.release()
         request.served.wait()
+        self._turn.acquire()
         if request.error is not None:
             raise request.error
         return request.answer
@@ -103,8 +111,11 @@ class Meeting:
                 except Exception as error:  # belongs to those who asked
                     for request in group:
                         request.error = error
+            with self._changed:
+                self._waiting += [r for r in now if not r.is_served()]
             for request in now:
-                self._let_go(request)
+                if request.is_served():
+                    self._let_go(request)
         for request in requests:
             request.error = RuntimeError("The search has ended.")
             self._let_go(request)
@@ -117,7 +128,7 @@ class Meeting:
 
     def _answer(self, group, n_present):
         if isinstance(group[0], Score):
-            answers = _scores(group)
+            group[0].seat.stack.score(group)
         else:
             seats = [request.seat for request in group]
             stack = self._stacks.get(group[0].key)
@@ -125,9 +136,8 @@ class Meeting:
                 self._stacks = {k: s for k, s in self._stacks.items() if any(map(s.holds, s.seats))}
                 stack = self._stacks[group[0].key] = _Stack(seats, n_present)
             stack.welcome(seats)
-            answers = stack.step(group)
-        for request, answer in zip(group, answers, strict=True):
-            request.answer = answer
+            for _ in range(min(request.left() for request in group)):
+                stack.step(group)
 
 
 def leave():
@@ -147,6 +157,20 @@ def seat(trainer, loss, *rests_on):
         leave()
         return None
     return Seat(meeting, trainer, loss, (network.likeness(), trainer.settings.clip, *likeness))
+
+
+def fitted(part, x, weight):
+    """The part fitted to the rows, as a copy where another trainer has already asked for the same."""
+    meeting, likeness = getattr(_HERE, "meeting", None), _likeness(part)
+    if meeting is None or likeness is None:
+        return part.fit(x, weight)
+    digest = hashlib.blake2b(usedforsecurity=False)
+    for table in (x, weight):
+        digest.update(table.contiguous().numpy())
+    key = (likeness, tuple(x.shape), digest.digest())
+    if key not in meeting.fitted:
+        meeting.fitted[key] = part.fit(x, weight)
+    return copy.deepcopy(meeting.fitted[key])
 
 
 def _likeness(part):
@@ -172,13 +196,35 @@ class _Request:
         self.seat, self.key, self.inputs = seat, key, inputs
         self.served, self.answer, self.error = threading.Event(), None, None
 
+    def is_served(self):
+        return True
 
-class Step(_Request):
-    """One update, by its learning rate and decay of the averaged weights."""
 
-    def __init__(self, seat, key, inputs, *numbers):
+class Steps(_Request):
+    """Updates one after the other; the inputs of each begin with its learning rate and decay of the average.
+
+    They are served as far as all who ask have as many; who has none left goes on.
+    """
+
+    def __init__(self, seat, key, inputs, losses):
         super().__init__(seat, key, inputs)
-        self.numbers = numbers
+        self.losses, self.done = losses, 0
+
+    def left(self):
+        """How many of the steps are to be done yet."""
+        return len(self.inputs) - self.done
+
+    def is_served(self):
+        return self.error is not None or not self.left()
+
+
+class _Later:
+    """A number that is known once steps that were put off are done."""
+
+    value = math.nan
+
+    def __float__(self):
+        return float(self.value)
 
 
 class Score(_Request):
@@ -188,7 +234,9 @@ class Score(_Request):
 class Seat:
     """The place of a trainer among others: called as the update that it would do alone.
 
-    While it has a slot of a stack, weights, averaged weights and moments are views of the stack's.
+    Updates are put off, some at a time, until :meth:`catch_up`: threads that take turns at every single one
+    take longer over that than over the work.  While the seat has a slot of a stack, weights, averaged weights
+    and moments are views of the stack's.
     """
 
     _numbers = iter(range(2**62))
@@ -200,11 +248,23 @@ class Seat:
         self.weight_decay, self.clip = trainer.settings.weight_decay, trainer.settings.clip
         optimiser = Optimiser(self.network, self.weight_decay)
         self.by_muon, self.moments = optimiser.by_muon, optimiser.tensors()
+        self.put_off, self.losses = [], []
 
     def __call__(self, rate, decay, *inputs):
-        """One step; returns the loss."""
-        shapes = tuple(value.shape for value in inputs)
-        return self.meeting.ask(Step(self, (self.key, shapes), inputs, rate, decay))
+        """One step, put off; returns what will be its loss."""
+        self.put_off.append((rate, decay, *inputs))
+        self.losses.append(_Later())
+        found = self.losses[-1]
+        if len(self.put_off) == AT_A_TIME:
+            self.catch_up()
+        return found
+
+    def catch_up(self):
+        """Do the steps that were put off."""
+        if self.put_off:
+            steps, losses, self.put_off, self.losses = self.put_off, self.losses, [], []
+            shapes = tuple(value.shape for value in steps[0][2:])
+            self.meeting.ask(Steps(self, (self.key, shapes), steps, losses))
 
     def score(self, base, x, context):
         """Guarded log-density of the rows, or None where that is done alone."""
@@ -212,7 +272,7 @@ class Seat:
         if likeness is None or len(x) > MOST_ROWS:
             return None
         shapes = tuple(value.shape for value in (x, *with_context))
-        key = (self.network.likeness(), likeness, shapes)
+        key = (id(self.stack), likeness, shapes)
         return self.meeting.ask(Score(self, key, [x, *with_context, base]))
 
     def tensors(self):
@@ -228,6 +288,7 @@ class Seat:
 
     def release(self):
         """Weights that belong to the trainer alone again."""
+        self.catch_up()
         self.stack = None
         for p in _weights(self):
             p.data = p.data.clone()
@@ -244,15 +305,6 @@ def _with_weights(network, weights):
         owner, _, leaf = name.rpartition(".")
         setattr(made.get_submodule(owner), leaf, nn.Parameter(weight))
     return made
-
-
-def _scores(group):
-    *inputs, base = ([r.inputs[i] for r in group] for i in range(len(group[0].inputs)))
-    x, *context = (torch.stack(values) for values in inputs)
-    with torch.no_grad():
-        averages = zip(*(r.seat.average.parameters() for r in group), strict=True)
-        network = _with_weights(group[0].seat.network, [torch.stack(values) for values in averages])
-        return guarded_log_density(network.given(*context) if context else network, base[0], x).unbind(0)
 
 
 def _slots(seats):
@@ -277,7 +329,7 @@ class _Stack:
         self.averages, self.count = self.tensors[n : 2 * n], self.tensors[-1]
         self.moments, self.squares = self.tensors[2 * n : 3 * n], self.tensors[3 * n : -1]
         self.weight_decay = self.count.new_zeros(n_slots)
-        self.update = Recorded(self._update)
+        self.update, self.scores = Recorded(self._update, rounded=True), {}
 
     def holds(self, seat):
         """Whether the seat has a slot."""
@@ -300,15 +352,36 @@ class _Stack:
             newcomer.stack, self.seats[i], self.weight_decay[i] = self, newcomer, newcomer.weight_decay
 
     def step(self, group):
-        """The losses of the requests; idle slots do as the first of them, and nobody heeds them."""
+        """The next step of each request; idle slots do as the first of them, and nobody heeds them."""
         asked = {r.seat: r for r in group}
-        requests = [asked.get(s, group[0]) for s in self.seats]
-        inputs = [torch.stack(values) for values in zip(*(r.inputs for r in requests), strict=True)]
-        numbers = torch.tensor([r.numbers for r in requests], dtype=inputs[0].dtype)
+        steps = [r.inputs[r.done] for r in (asked.get(s, group[0]) for s in self.seats)]
+        inputs = [torch.stack(values) for values in zip(*(step[2:] for step in steps), strict=True)]
+        numbers = torch.tensor([step[:2] for step in steps], dtype=inputs[0].dtype)
         # one transfer, which the host need not wait for, instead of two kernels for each seat
         rate, decay = numbers.to(inputs[0].device, non_blocking=True).unbind(1)
         losses = dict(zip(self.seats, self.update(rate, decay, *inputs).unbind(0), strict=True))
-        return [losses[r.seat] for r in group]
+        for request in group:
+            request.losses[request.done].value = losses[request.seat]
+            request.done += 1
+
+    def score(self, group):
+        """Answer with log-densities.  A record is of all slots; elsewhere idle ones would be lost work."""
+        asked, recorded = {r.seat: r for r in group}, self.count.is_cuda
+        slots = [i for i, s in enumerate(self.seats) if recorded or s in asked]
+        seats, key = [self.seats[i] for i in slots], group[0].key
+        *inputs, bases = zip(*(asked.get(s, group[0]).inputs for s in seats), strict=True)
+        averages = self.averages if recorded else [average[slots] for average in self.averages]
+        score = functools.partial(self._score, bases[0], averages)
+        if recorded:
+            score = self.scores.setdefault(key, Recorded(score))
+        values = dict(zip(seats, score(*map(torch.stack, inputs)).unbind(0), strict=True))
+        for request in group:
+            request.answer = values[request.seat]
+
+    def _score(self, base, averages, x, *context):
+        with torch.no_grad():
+            network = _with_weights(self.network, averages)
+            return guarded_log_density(network.given(*context) if context else network, base, x)
 
     def _update(self, rate, decay, *inputs):
         """As ``Trainer._update``, for all seats; every number has an entry for each."""

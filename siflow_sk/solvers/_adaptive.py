@@ -7,7 +7,7 @@ import torch
 
 from ..exceptions import SolverWarning
 from ._base import Solver
-from ._steps import DP_C, dormand_prince_step, size_of
+from ._steps import DP_C, dormand_prince_step, on_device, size_of
 
 
 class DormandPrince(Solver):
@@ -46,7 +46,7 @@ class DormandPrince(Solver):
     def integrate_with_error(self, f, state, t0, t1):
         """State at time ``t1`` and, per row, the summed size of the embedded errors of the accepted steps."""
         rtol = self._usable_rtol(state[0].dtype)
-        x = state[0]
+        x, f = state[0], on_device(f, state[0])
         n, span = len(x), t1 - t0
         t = x.new_full((n, 1), t0)
         h = x.new_full((n, 1), 0.1 * span)

@@ -4,7 +4,7 @@ import torch
 
 from ._adaptive import adaptive
 from ._base import Solver
-from ._steps import DP_C, on_steps, size_of, solution_on, walk, with_embedded_error
+from ._steps import DP_C, on_device, on_steps, size_of, solution_on, walk, with_embedded_error
 
 
 class Grid(Solver):
@@ -72,7 +72,7 @@ class Grid(Solver):
         """
         if not self.tol > 0:
             raise ValueError(f"tol must be > 0, got {self.tol!r}.")
-        adaptive = self.fallback(state[0].dtype)
+        adaptive, f = self.fallback(state[0].dtype), on_device(f, state[0])
         density, final, size = self._error_density(f, state, t0, t1)
         if not (size <= len(density) * adaptive.atol).all():  # else as exact as the adaptive solution
             final = adaptive.integrate(f, state, t0, t1)
@@ -143,7 +143,8 @@ class Grid(Solver):
 
     def integrate(self, f, state, t0, t1):
         """State at time ``t1``."""
-        return with_embedded_error(f, state, self._knots(t0, t1, state[0]))[0]
+        like = state[0]
+        return with_embedded_error(on_device(f, like), state, self._knots(t0, t1, like))[0]
 
     def integrate_with_error(self, f, state, t0, t1):
         """State at time ``t1`` and, per row, the estimated error of the outcome that was calibrated."""
@@ -154,7 +155,7 @@ class Grid(Solver):
 
         What depends on the times alone is done here, once.
         """
-        f, steps = on_steps(f, self._knots(t0, t1, like), DP_C[:6])
+        f, steps = on_steps(on_device(f, like), self._knots(t0, t1, like), DP_C[:6])
 
         def integrate_with_error(state):
             state, size = solution_on(f, steps, state)

@@ -1,8 +1,11 @@
 """One step of a Runge-Kutta method, and steps on given times."""
 
+import functools
 import itertools
 
 import torch
+
+from .._capture import Recorded
 
 # Butcher tableaus as data: rows of A, weights b, nodes c
 _EULER = ([[]], [1.0], [0.0])
@@ -97,6 +100,8 @@ def dormand_prince_step(f, times, h, state, first):
     others, and these are integrals, the field has ``motion``, the slope of that part alone: integrals are
     not needed inside the step, and the slope of the second node has no weight in them.
     """
+    if isinstance(f, _OnDevice):
+        return f.dormand_prince_step(times, h, state, first)
     slopes, motion = [first], getattr(f, "motion", None)
     moving = state if motion is None else state[:1]
     # points at which slopes of less precision are taken need no more than theirs
@@ -108,6 +113,38 @@ def dormand_prince_step(f, times, h, state, first):
     slopes.append(f(times[5], new))
     error = (_clock(h, y) * _weighted(slopes, DP_E, j) for j, y in enumerate(state))
     return new, slopes[6], tuple(error)
+
+
+def on_device(f, like):
+    """The field as the steps of a solver take it: on CUDA each is a record, about 200 kernels, replayed.
+
+    Not where gradients are wanted, which a record does not carry.
+    """
+    plain = isinstance(f, _OnDevice) or not like.is_cuda or torch.is_grad_enabled()
+    return f if plain else _OnDevice(f)
+
+
+class _OnDevice:
+    """A field whose Dormand-Prince steps are recorded."""
+
+    def __init__(self, f):
+        self.f, self.recorded = f, Recorded(functools.partial(_flat_step, f))
+
+    def __call__(self, t, state):
+        return self.f(t, state)
+
+    def dormand_prince_step(self, times, h, state, first):
+        n, found = len(state), self.recorded(h, *times, *state, *first)
+        return found[:n], found[n : 2 * n], found[2 * n :]
+
+
+def _flat_step(f, h, *inputs):
+    """A step whose inputs, and what it returns, are tensors side by side."""
+    times, n = inputs[:6], len(inputs) // 2 - 3
+    if hasattr(f, "at_times") and h.ndim == 0:  # not where every row has a clock of its own
+        f = f.at_times(times)
+    new, slope, error = dormand_prince_step(f, times, h, inputs[6 : 6 + n], inputs[6 + n :])
+    return *new, *slope, *error
 
 
 def with_embedded_error(f, state, knots):
