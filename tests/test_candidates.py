@@ -20,7 +20,7 @@ def candidate(score, n_valid=30, values=None, weight=None, copula=None):
     weight = torch.full((n_valid,), 1 / n_valid, dtype=torch.float64) if weight is None else weight
     trainer = SimpleNamespace(
         best_score=score,
-        n_valid=n_valid,
+        validation=SimpleNamespace(n_rows=n_valid),
         regressed_log_density=lambda: values,
         data=SimpleNamespace(weight_valid=weight),
     )

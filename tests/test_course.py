@@ -45,7 +45,7 @@ def x():
 
 def with_scores(monkeypatch, scores):
     values = iter(scores)
-    monkeypatch.setattr(Trainer, "_score", lambda self: next(values) if self.n_valid else -math.inf)
+    monkeypatch.setattr(Trainer, "_score", lambda self: next(values) if self.validation.n_rows else -math.inf)
 
 
 def rates_of(monkeypatch):

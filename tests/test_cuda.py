@@ -20,7 +20,7 @@ import siflow_sk
 from siflow_sk import InterpolantFlow, InterpolantSearchCV, _capture, _likelihood
 from siflow_sk._capture import rounded_products
 from siflow_sk._objective import likelihood_loss, quadratic_loss
-from siflow_sk._training import Data, Settings, Trainer, _loop
+from siflow_sk._training import Data, Settings, Trainer, _validation
 from siflow_sk.bases import StandardNormal
 from siflow_sk.interpolants import Linear
 from siflow_sk.velocities import MLP, Velocity
@@ -114,7 +114,7 @@ def test_recorded_steps_train_as_plain_ones(stage):
         trainer = Trainer(
             network, StandardNormal(), Linear(), data, Settings(1, 1, 64, 1e-3, 0.5, 0.9, 1e-3, 5), generator
         )
-        trainer.optimiser = trainer._new_optimiser()
+        trainer.optimiser = trainer.new_optimiser()
         if stage == "quadratic":
             update = trainer._update(functools.partial(quadratic_loss, network, Linear()))
         else:
@@ -188,7 +188,7 @@ def test_a_field_that_looks_at_numbers_is_solved_all_the_same(records):
 def test_validations_are_recorded_and_say_the_same(records, monkeypatch):
     X = np.random.default_rng(0).normal(size=(400, 3)) ** 3
     flow = on_device(polish=40).fit(X)
-    of_validations = [f for f in records if getattr(f, "func", None) is _loop._guarded_log_densities]
+    of_validations = [f for f in records if getattr(f, "func", None) is _validation._guarded_log_densities]
     assert bool(of_validations) == (DEVICE == "cuda")
     records.clear()
     monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: False)

@@ -13,7 +13,7 @@ from siflow_sk import _capture
 from siflow_sk._capture import Recorded, rounded_products
 from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Batches, Data, Settings, Trainer
-from siflow_sk._training._data import jittered_knots, stratified_times
+from siflow_sk._training._draws import Draws, jittered_knots, stratified_times
 from siflow_sk._training._plan import make_settings
 from siflow_sk.bases import StandardNormal
 from siflow_sk.exceptions import TrainingWarning
@@ -309,8 +309,8 @@ def test_validation_is_the_exact_log_density_in_the_units_of_the_data(generator)
 
 
 def test_a_batch_has_no_more_rows_than_there_are(moons, monkeypatch):
-    sizes, pairs = set(), Trainer._pairs
-    monkeypatch.setattr(Trainer, "_pairs", lambda self, n: sizes.add(n) or pairs(self, n))
+    sizes, pairs = set(), Draws.pairs
+    monkeypatch.setattr(Draws, "pairs", lambda self, n: sizes.add(n) or pairs(self, n))
     quick(batch_size=1000, polish=0, early_stopping=False).fit(moons)
     quick(batch_size=16, polish=0, early_stopping=False).fit(moons)
     assert sizes == {len(moons), 16}

@@ -1,6 +1,7 @@
 """The loop, and the plan that decides what goes into it."""
 
-from ._data import Batches, Data, History, Settings
+from ._data import Data, History, Settings
+from ._draws import Batches
 from ._loop import Trainer
 from ._plan import Fitted, fit_parts, make_settings, networks_of
 from ._together import Meeting

@@ -1,10 +1,9 @@
-"""What the loop works on: its settings, rows, where it stands, and the draws that it makes."""
+"""What the loop works on: its settings, its rows, its record, and where it stands."""
 
 import math
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 
 @dataclass
@@ -54,6 +53,9 @@ class History:
     checks: list = field(default_factory=list)  # dicts: stage, iteration, score, learning_rate, seconds
 
 
+DONE = {"quadratic": "regressed", "polish": "polished", "follow": "followed"}  # a stage, and then
+
+
 @dataclass
 class Standing:
     """Where training stands between two steps."""
@@ -80,37 +82,3 @@ class Stretch:
     factor: float
     n_steps: int
     penalty: float
-
-
-class Batches:
-    """An endless stream of row numbers: one weighted systematic sample after the other.
-
-    With unit weights every pass is a permutation; integer weights give exactly what repeating the rows would
-    give; real weights give a low-variance resample.
-    """
-
-    def __init__(self, weight, n_draws, generator):
-        edges = weight.cumsum(0)
-        points = (torch.arange(n_draws, device=edges.device) + 0.5) / n_draws * edges[-1]
-        self.rows = torch.searchsorted(edges, points).clamp_max(len(edges) - 1)  # of a pass
-        self.generator, self.rest = generator, self.rows[:0]
-
-    def take(self, size):
-        while len(self.rest) < size:
-            order = torch.randperm(len(self.rows), generator=self.generator, device=self.rows.device)
-            self.rest = torch.cat([self.rest, self.rows[order]])
-        batch, self.rest = self.rest[:size], self.rest[size:]
-        return batch
-
-
-def stratified_times(noise):
-    """One time in each of n equal cells, in order, ``(..., n, 1)``, from uniform noise ``(..., n)``."""
-    n = noise.shape[-1]
-    return ((torch.arange(n, device=noise.device) + noise) / n)[..., None]
-
-
-def jittered_knots(noise):
-    """Times from 1 to 0, as many as uniform noise, which moves inner ones by up to a quarter of a step."""
-    n_steps = noise.shape[-1] - 1
-    knots = torch.linspace(1.0, 0.0, n_steps + 1, device=noise.device, dtype=noise.dtype)
-    return knots + 0.5 * nn.functional.pad(noise[..., 1:-1] - 0.5, (1, 1)) / n_steps

@@ -1,4 +1,4 @@
-"""The loop: batches, optimiser, averaged weights, validation by exact likelihood, early stopping."""
+"""The loop: two stages of steps, averaged weights, what validation makes of them, early stopping."""
 
 import copy
 import functools
@@ -6,19 +6,20 @@ import itertools
 import math
 import time
 import warnings
-from dataclasses import asdict, astuple
 
 import torch
 from tqdm.auto import tqdm
 
 from .._capture import Recorded
-from .._objective import guarded_log_density, likelihood_loss, path_gain, quadratic_loss
+from .._objective import likelihood_loss, path_gain, quadratic_loss
 from ..couplings import Independent
 from ..exceptions import TrainingWarning
 from ..velocities import given
-from . import _together
-from ._data import Batches, History, Standing, Stretch, jittered_knots, stratified_times
+from . import _resume, _together
+from ._data import DONE, History, Standing, Stretch
+from ._draws import Draws, jittered_knots, stratified_times
 from ._optimiser import Optimiser
+from ._validation import Validation
 
 
 class Trainer:
@@ -28,9 +29,9 @@ class Trainer:
         self.network, self.base, self.interpolant = network, base, interpolant
         self.data, self.settings, self.generator, self.verbose = data, settings, generator, verbose
         self.average = copy.deepcopy(network)
+        self.validation = Validation(data, base, self.average)
         self.history = History()
-        self.batches = Batches(data.weight, data.n_draws, generator)
-        self.coupling = self._fitted(Independent() if coupling is None else coupling)
+        self.draws = Draws(data, base, Independent() if coupling is None else coupling, generator)
         self.best_score, self.best_iteration, self.best = -math.inf, 0, None
         self.course = []  # stretches that led to the best weights
         self.regressed = None  # log-densities of the validation rows after the first stage, once asked for
@@ -40,9 +41,8 @@ class Trainer:
         self.standing, self.optimiser, self.moving = Standing(), None, self._moving()
         self.between_steps = _nothing  # called where training could be taken up again
         self.seat = None  # among trainers that do their steps together
-        self.guarded = self._recorded_validation()
         self.rival = None  # a trainer of another candidate that is done
-        self._random = None  # the generator's state at the end of a stage, or where to take it up again
+        self.random = None  # the generator's state at the end of a stage, or where to take it up again
 
     # -- the two stages ---------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ class Trainer:
         wanted = self.settings.n_polish and not self.interrupted and self.standing.stage != "polished"
         if wanted and self._can_polish():
             if self.standing.stage == "polish":  # candidates that follow this one have drawn numbers since
-                self.generator.set_state(self._random)
+                self.generator.set_state(self.random)
             self._stage(self._polish, self.settings.n_polish)
         return self
 
@@ -88,8 +88,8 @@ class Trainer:
                 )
         self._stand_up()
         self._restore()
-        self.standing.stage = _DONE[name]
-        self._random = self.generator.get_state()
+        self.standing.stage = DONE[name]
+        self.random = self.generator.get_state()
         return self
 
     def _enter(self, stage, progress):
@@ -103,13 +103,13 @@ class Trainer:
     def _start_afresh(self):
         """Averages of weights from the present ones on, and no momentum."""
         self.average.load_state_dict(self.network.state_dict())
-        self.optimiser = self._new_optimiser()
+        self.optimiser = self.new_optimiser()
 
     def _quadratic(self, progress):
         s = self.settings
         here, at_rest = self._enter("quadratic", progress), math.ceil(s.path_share * s.n_quadratic)
         update = self._quadratic_update()
-        every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self.n_valid // 10)
+        every = max(1, s.n_quadratic // s.checks, min(20, s.n_quadratic // 5), self.validation.n_rows // 10)
         for step in range(here.step, s.n_quadratic):
             here.step = step
             self.between_steps()
@@ -135,9 +135,10 @@ class Trainer:
     def _quadratic_step(self, update, step):
         s = self.settings
         rate = s.learning_rate * (_warm_cosine(step, s.n_quadratic) if s.anneal else 1.0)
-        x0, x1, context = self._pairs(min(s.batch_size, self.data.n_draws))
-        noise = self._uniform(len(x1), x1)
-        return self._step(update, rate, noise, x0, x1, *self._noise(x1), *context)
+        x0, x1, context = self.draws.pairs(min(s.batch_size, self.data.n_draws))
+        noise = self.draws.uniform(len(x1), x1)
+        latent = [self.draws.normal(x1)] if hasattr(self.interpolant, "variance") else []  # where a gamma is
+        return self._step(update, rate, noise, x0, x1, *latent, *context)
 
     def _is_beaten(self, done, every):
         """Whether the rival would stay ahead if its lead went on shrinking as it did, after a quarter.
@@ -150,39 +151,6 @@ class Trainer:
         leads = [theirs["score"] - ours["score"] for theirs, ours in pairs if theirs["stage"] == "quadratic"]
         left = (self.settings.n_quadratic - done) / (done - every)
         return leads[-1] > max(0.0, (leads[0] - leads[-1]) * left)
-
-    def _fitted(self, coupling):
-        """A coupling that has something to learn from draws of both ends learns it, as a copy."""
-        if not hasattr(coupling, "fit"):
-            return coupling
-        n = min(self.data.n_draws, 5000)
-        x1 = self.data.x[self.batches.take(n)]
-        x0 = self.base.sample(n, self.generator).to(x1)
-        return copy.deepcopy(coupling).fit(x0, x1, self.generator)
-
-    def _batch(self, size):
-        """Rows, and a list with their context, which is empty where there is none."""
-        return self._at(self.batches.take(size))
-
-    def _at(self, rows):
-        context = self.data.context
-        return self.data.x[rows], [] if context is None else [context[rows]]
-
-    def _pairs(self, n):
-        """A batch from both ends, coupled, and a list with its context."""
-        rows = self.batches.take(n)
-        x1, context = self._at(rows)
-        if self.data.partner is not None:
-            return self.data.partner[rows], x1, context
-        x0 = self.base.sample(n, self.generator).to(x1)
-        pairs = self.coupling.pair(x0, x1, self.generator)
-        shapes = [tuple(getattr(x, "shape", ())) for x in pairs]
-        if shapes != 2 * [tuple(x1.shape)]:
-            raise ValueError(
-                f"coupling={self.coupling!r}: pair(x0, x1, generator) must return two tensors of shape "
-                f"{tuple(x1.shape)}, rows that belong together side by side; got {shapes}."
-            )
-        return *pairs, context
 
     def _moving(self):
         """The parts that are learnt beside the velocity, each with an Adam for its coefficients."""
@@ -201,8 +169,8 @@ class Trainer:
     def _move(self, part, optimiser, share):
         """One step of a part towards less kinetic energy, on pairs of its own, with the velocity held."""
         part.coefficients_.requires_grad_(True)
-        x0, x1, context = self._pairs(self.settings.batch_size)
-        t = stratified_times(self._uniform(len(x1), x1))
+        x0, x1, context = self.draws.pairs(self.settings.batch_size)
+        t = stratified_times(self.draws.uniform(len(x1), x1))
         gain = path_gain(given(self.network, *context), self.interpolant, t, x0, x1)
         (part.coefficients_.grad,) = torch.autograd.grad(gain, part.coefficients_)
         optimiser.param_groups[0]["lr"] = part.learning_rate * share
@@ -210,14 +178,6 @@ class Trainer:
         part.coefficients_.grad = None
         part.coefficients_.requires_grad_(False)
         part.check()
-
-    def _uniform(self, n, like):
-        return torch.rand(n, generator=self.generator, device=like.device, dtype=like.dtype)
-
-    def _noise(self, like):
-        """The latent noise of an interpolant that has a gamma: one tensor or none."""
-        if hasattr(self.interpolant, "variance"):
-            yield torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _polish(self, progress):
         """Likelihood through a short grid, starting from the best weights of the first stage."""
@@ -228,7 +188,7 @@ class Trainer:
         update = self._polish_update()
         passes = math.ceil(self.data.n_draws / s.polish_batch_size)
         every = max(1, min(s.n_polish // s.checks, min(50, max(10, 5 * passes))))
-        every = max(every, s.n_polish // 250, self.n_valid // 20)
+        every = max(every, s.n_polish // 250, self.validation.n_rows // 20)
         for step in range(here.step, s.n_polish):
             here.step = step
             self.between_steps()
@@ -260,8 +220,8 @@ class Trainer:
         """``here``: what has the learning rate's factor, the Runge-Kutta steps and the penalty."""
         s = self.settings
         rate = here.factor * s.learning_rate * _warm_cosine(step, s.n_polish)
-        x, context = self._batch(min(s.polish_batch_size, self.data.n_draws))
-        noise = self._uniform(here.n_steps + 1, x)
+        x, context = self.draws.rows(min(s.polish_batch_size, self.data.n_draws))
+        noise = self.draws.uniform(here.n_steps + 1, x)
         penalty = x.new_full((1,), here.penalty)  # an input: trainers may differ in it and meet
         return self._step(update, rate, x, noise, penalty, *context)
 
@@ -330,7 +290,7 @@ class Trainer:
 
     # -- one step ---------------------------------------------------------------------------------------
 
-    def _new_optimiser(self):
+    def new_optimiser(self):
         return Optimiser(self.network, self.settings.weight_decay)
 
     def _at_context(self, loss):
@@ -350,7 +310,8 @@ class Trainer:
     def _stand_up(self):
         if self.seat is not None:
             self.seat.release()
-            self.seat, self.guarded = None, self._recorded_validation()  # the weights have moved
+            self.seat = None
+            self.validation.forget()  # records of where the weights were
 
     def _update(self, loss):
         """One step of the present optimiser, ``(rate, decay, *inputs) -> loss``."""
@@ -388,11 +349,6 @@ class Trainer:
 
     # -- validation -------------------------------------------------------------------------------------
 
-    @property
-    def n_valid(self):
-        """Validation rows; stages check so seldom that they add a tenth to the polish, a third before it."""
-        return 0 if self.data.x_valid is None else len(self.data.x_valid)
-
     def _check(self, stage, progress):
         if self.seat is not None:
             self.seat.catch_up()
@@ -416,15 +372,7 @@ class Trainer:
 
     def _score(self):
         """Mean log-density of the validation rows, in the units of X, by the averaged weights."""
-        data, values = self.data, None
-        if data.x_valid is None:
-            return -math.inf
-        if self.seat is not None:
-            values = self.seat.score(self.base, data.x_valid, data.context_valid)
-        with torch.no_grad():
-            if values is None:
-                values = self._valid_log_density()
-            score = float(data.weight_valid @ (values.double() + data.log_det_valid))
+        score = self.validation.score(self.seat)
         return score if math.isfinite(score) else -math.inf
 
     def regressed_log_density(self):
@@ -434,18 +382,8 @@ class Trainer:
         """
         if self.regressed is None:
             self.average.load_state_dict(self.network.state_dict())
-            with torch.no_grad():
-                self.regressed = self._valid_log_density().double() + self.data.log_det_valid
+            self.regressed = self.validation.log_density()
         return self.regressed
-
-    def _valid_log_density(self):
-        tables = [a for a in (self.data.x_valid, self.data.context_valid) if a is not None]
-        # a stack of several trainers may move the weights, which a record would not see
-        guarded = self.guarded if self.seat is None else self.guarded.function
-        return guarded(*tables)
-
-    def _recorded_validation(self):
-        return Recorded(functools.partial(_guarded_log_densities, self.average, self.base))
 
     def _averages(self):
         return {name: value.clone() for name, value in self.average.state_dict().items()}
@@ -458,60 +396,15 @@ class Trainer:
 
     def state(self):
         """All that a new trainer needs to go on as this one would, as plain values and tensors."""
-        between = self.standing.stage in _DONE.values()
-        history = {name: [float(v) for v in getattr(self.history, name)] for name in ("loss", "polish_loss")}
-        return {
-            "standing": asdict(self.standing),
-            "random": self._random if between else self.generator.get_state(),
-            "rest": self.batches.rest,
-            "network": dict(self.network.state_dict()),
-            "average": dict(self.average.state_dict()),
-            "best": None if self.best is None else dict(self.best),
-            "course": [astuple(stretch) for stretch in self.course],
-            "regressed": self.regressed,
-            "optimiser": None if self.optimiser is None else self.optimiser.tensors(),
-            "moving": [[part.coefficients_.clone(), adam.state_dict()] for part, adam in self.moving],
-            "history": {**history, "checks": self.history.checks},
-            "seconds": time.perf_counter() - self.start,
-            **{name: getattr(self, name) for name in _NUMBERS},
-        }
+        return _resume.state_of(self)
 
     def load_state(self, state):
         """Take up what ``state()`` of a trainer with the same parts and settings returned."""
-        self.standing = Standing(**state["standing"])
-        self._random = state["random"]
-        self.generator.set_state(self._random)
-        self.batches.rest = state["rest"].to(self.batches.rows.device)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        best = state["best"]
-        self.best = best and {name: value.to(self.data.x.device) for name, value in best.items()}
-        self.course = [Stretch(*values) for values in state["course"]]
-        self.regressed = None if state["regressed"] is None else state["regressed"].to(self.data.x.device)
-        if state["optimiser"] is not None:
-            self.optimiser = self._new_optimiser()
-            self.optimiser.load(state["optimiser"])
-        for (part, adam), (coefficients, stored) in zip(self.moving, state["moving"], strict=True):
-            part.coefficients_.copy_(coefficients)
-            adam.load_state_dict(stored)
-        self.history = History(**state["history"])
-        self.start = time.perf_counter() - state["seconds"]
-        for name in _NUMBERS:
-            setattr(self, name, state[name])
+        _resume.take_up(self, state)
 
 
 def _nothing():
     pass
-
-
-def _guarded_log_densities(velocity, base, *tables):
-    """Of so many rows at a time, each at its context."""
-    blocks = zip(*(a.split(_together.MOST_ROWS) for a in tables), strict=True)
-    return torch.cat([guarded_log_density(given(velocity, *at), base, x) for x, *at in blocks])
-
-
-_DONE = {"quadratic": "regressed", "polish": "polished", "follow": "followed"}  # a stage, and then
-_NUMBERS = ("best_score", "best_iteration", "iteration", "rate")
 
 
 def _warm_cosine(step, n_steps, warm=50, end=0.05):

@@ -11,7 +11,8 @@ import torch
 from ..exceptions import TrainingWarning
 from ..velocities import MLP, Average
 from . import _together
-from ._data import Batches, Data, Settings
+from ._data import Data, Settings
+from ._draws import Batches
 from ._loop import Trainer
 
 # Rows up to which several networks are worth twice the time of fit and scoring: of up to so many columns, and
@@ -290,7 +291,7 @@ def _score(pair):
     """
     trainer, preprocessor = pair
     prior = getattr(preprocessor, "copula_score_", 0.0)
-    return trainer.best_score + _PRIOR * prior / max(1, trainer.n_valid)
+    return trainer.best_score + _PRIOR * prior / max(1, trainer.validation.n_rows)
 
 
 def _are_close(trained):

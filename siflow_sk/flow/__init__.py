@@ -370,7 +370,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
             self._n_features_out, self.periodic_ = int(active.sum()), turns
         self.interpolant_, self.base_, self.velocity_ = made.interpolant, made.base, network
         self.preprocessor_, self.solver_, self.device_ = made.preprocessor, solver, str(device)
-        self.coupling_ = made.trainer.coupling
+        self.coupling_ = made.trainer.draws.coupling
         self._network_dtype = next(network.parameters()).dtype  # set_params waits for the next fit
         self._record(made.trainer, settings, stop_early, continues and one_pass)
 
