@@ -18,13 +18,14 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.preprocessing import scale
 from torch import nn
 
+import siflow_sk
 from siflow_sk import ConditionalInterpolantFlow
 from siflow_sk.diagnostics import simulation_based_calibration
 from siflow_sk.exceptions import DataWarning
 from siflow_sk.interpolants import WithNoise
 from siflow_sk.preprocessing import Preprocessor
 from siflow_sk.solvers import DormandPrince
-from siflow_sk.velocities import MLP, ResidualMLP, Velocity, given, hold_weights
+from siflow_sk.velocities import MLP, ResidualMLP, Velocity, given, hold_weights, velocity_and_divergence
 
 TIGHT = DormandPrince(rtol=1e-9, atol=1e-9)
 
@@ -621,6 +622,62 @@ def test_targets_beyond_the_dtype_have_probability_zero_or_one(y):
     assert model.cdf(X[:2], [y, target[1]])[0] == float(y > 0)
     assert 0.0 < model.cdf(X[:2], [y, target[1]])[1] < 1.0
     assert model.score_samples(X[:1], [y])[0] == -np.inf
+
+
+# -- several networks ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def several():
+    rng = np.random.default_rng(3)
+    X = rng.uniform(-2.0, 2.0, size=(150, 2))
+    y = np.sin(2.0 * X[:, 0]) + (0.1 + 0.3 * (X[:, 1] > 0.0)) * rng.standard_normal(150)
+    return quick(n_networks=3).fit(X, y), X, y
+
+
+def test_the_velocity_is_the_mean_of_the_networks_at_every_context(several):
+    model, X, _ = several
+    networks = model.velocity_.networks
+    assert model.n_networks_ == len(networks) == 3
+    context = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t, z = torch.tensor(0.4, dtype=torch.float64), torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)[:, None]
+    found = velocity_and_divergence(given(model.velocity_, context), t, z)
+    alone = [velocity_and_divergence(given(network, context), t, z) for network in networks]
+    for value, parts in zip(found, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(value, torch.stack(parts).mean(0), rtol=1e-12, atol=1e-12)
+        assert (parts[0] - parts[1]).abs().max() > 1e-3
+    at = np.linspace(-12.0, 12.0, 4001)
+    density = np.exp(model.score_samples(np.repeat(X[:1], len(at), axis=0), at))
+    assert np.trapezoid(density, at) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_several_networks_go_on_and_come_back_from_a_file(several, tmp_path):
+    model, X, y = several
+    model.save(tmp_path / "model")
+    loaded = siflow_sk.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.score_samples(X, y), model.score_samples(X, y))
+    again = loaded.set_params(warm_start=True, max_iter=40).fit(X, y)
+    assert again.n_networks_ == len(again.velocity_.networks) == 3
+    assert again.score(X, y) > model.score(X, y)
+
+
+@pytest.mark.parametrize(("n", "n_networks"), [(500, 1), (501, 4), (2000, 4), (2001, 1)])
+def test_some_rows_are_given_several_networks_of_the_full_width(n, n_networks):
+    X, y = np.random.default_rng(0).standard_normal((2, n))
+    model = ConditionalInterpolantFlow(max_iter=2, polish=0, random_state=0)
+    model.fit(np.repeat(X, 2)[:, None], np.repeat(y, 2))
+    assert model.n_networks_ == n_networks
+    matrices = [p.shape for name, p in model.velocity_.named_parameters() if name.endswith("w2")]
+    assert matrices == n_networks * [(64, 64)]
+
+
+def test_one_network_where_it_or_the_path_is_asked_for():
+    X, y = np.random.default_rng(0).standard_normal((2, 60))
+    assert quick(max_iter=2, polish=0).fit(X[:, None], y).n_networks_ == 1
+    learnt = quick(velocity="mlp", interpolant="fourier", max_iter=2, polish=0)
+    assert learnt.fit(X[:, None], y).n_networks_ == 1
+    with pytest.raises(ValueError, match=r"n_networks=2: interpolant=Fourier.*pass n_networks=1"):
+        learnt.set_params(n_networks=2).fit(X[:, None], y)
 
 
 # -- going on ----------------------------------------------------------------------------------------------

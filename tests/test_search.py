@@ -19,6 +19,7 @@ from siflow_sk._training import Meeting, Trainer, _together
 from siflow_sk._training._optimiser import orthogonalised
 from siflow_sk.bases import StudentT
 from siflow_sk.interpolants import Linear
+from siflow_sk.preprocessing import Gaussianize
 from siflow_sk.velocities import MLP, ConditionalMLP
 
 
@@ -75,6 +76,24 @@ def test_candidates_and_folds_are_trained_together_and_give_what_they_give_alone
     np.testing.assert_array_equal(
         ours.best_estimator_.score_samples(X), theirs.best_estimator_.score_samples(X)
     )
+
+
+def test_a_preprocessor_is_fitted_once_to_equal_rows(X, monkeypatch):
+    rows, fit = [], Gaussianize.fit
+
+    def counted(part, x, weight):
+        rows.append(x)
+        return fit(part, x, weight)
+
+    monkeypatch.setattr(Gaussianize, "fit", counted)
+    flow, weight = quick(preprocessor="gaussianize"), np.arange(len(X)) % 3 + 1.0
+    grid = {"weight_decay": [0.1, 1.0], "preprocessor__density": [True, False]}
+    search = InterpolantSearchCV(flow, grid, cv=2, refit=False).fit(X, sample_weight=weight)
+    assert len(rows) == 2 * 2  # folds and preprocessors
+    assert not torch.equal(rows[0][:5], rows[1][:5])
+    agree(search, GridSearchCV(flow, grid, cv=2, refit=False).fit(X, sample_weight=weight))
+    fitted = [_together.fitted(StudentT(4.0), torch.zeros(3, 2), None) for _ in range(2)]
+    assert fitted[0] is not fitted[1]  # outside of a search nothing is shared
 
 
 def test_fits_of_different_lengths_paths_and_bases_share_what_they_can(X, together):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..exceptions import TrainingWarning
-from ..velocities import MLP, Average
+from ..velocities import MLP, Average, ConditionalMLP
 from . import _together
 from ._data import Data, Settings
 from ._draws import Batches
@@ -18,6 +18,7 @@ from ._loop import Trainer
 # Rows up to which several networks are worth twice the time of fit and scoring: of up to so many columns, and
 # of more, where a narrow layer is not as surely enough and log-densities are to be fast (benchmarks speed).
 _FEW, _COLUMNS, _FEW_OF_MANY = 2000, 20, 400
+_VERY_FEW = 500  # rows up to which several networks of a conditional flow gain nothing
 _UNSURE = 1000  # rows up to which the first stage says too little about two preprocessors
 _PRIOR = 15  # validation rows that the Gaussian copula counts for where preprocessors are compared
 _DECAY = 0.5  # of the weights, where rows are many or not known
@@ -75,15 +76,18 @@ def networks_of(estimator, n, d, parts):
 
     Of few rows four networks of half the width: as many multiplications as one of the full width, in about
     twice the time, and each overfits in another way.  Better on most open tables, by 0.2 nats on average for
-    300 and 1000 rows and by 0.4 for 2000.  One where a path or a base is learnt: each would have its own.
+    300 and 1000 rows and by 0.4 for 2000.  The network of a conditional flow is narrow as it is, and four of
+    300 rows are no better than one.  One where a path or a base is learnt: each would have its own.
     """
     wanted, velocity = estimator.n_networks, parts["velocity"]
-    learnt = [slot for slot in ("interpolant", "base") if hasattr(parts[slot], "n_velocity_steps")]
+    learnt = [slot for slot in ("interpolant", "base") if hasattr(parts.get(slot), "n_velocity_steps")]
     if wanted == "auto":
         default = isinstance(estimator.velocity, str) and estimator.velocity == "mlp"
-        few = n <= (_FEW if d <= _COLUMNS else _FEW_OF_MANY)
-        several = few and default and not learnt
-        return (4, MLP(width=velocity.width // 2)) if several else (1, velocity)
+        conditional = isinstance(velocity, ConditionalMLP)
+        least, most = _VERY_FEW if conditional else 0, _FEW if d <= _COLUMNS else _FEW_OF_MANY
+        if not (least < n <= most and default and not learnt):
+            return 1, velocity
+        return 4, velocity if conditional else MLP(width=velocity.width // 2)
     if wanted > 1 and learnt:
         raise ValueError(
             f"n_networks={wanted!r}: {learnt[0]}={parts[learnt[0]]!r} is learnt, and each network would have "
