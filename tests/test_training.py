@@ -1,5 +1,6 @@
 """What is regressed on, in which order rows are seen, and what a fit repeats and keeps."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Batches, Data, Settings, Trainer
 from siflow_sk._training._draws import Draws, jittered_knots, stratified_times
 from siflow_sk._training._plan import make_settings
+from siflow_sk._training._validation import Validation
 from siflow_sk.bases import StandardNormal
 from siflow_sk.exceptions import TrainingWarning
 from siflow_sk.interpolants import INTERPOLANTS, Linear
@@ -302,10 +304,13 @@ def test_validation_is_the_exact_log_density_in_the_units_of_the_data(generator)
     path = INTERPOLANTS["trigonometric"]()
     trainer = Trainer(network, StandardNormal().fit(torch.tensor(x), None), path, data, settings(), generator)
     trainer.regress()
-    # 4 steps in float32
+    # 5 steps in float32
     wanted = BENT.logpdf(x) + log_det
     assert trainer.history.checks[0]["score"] == pytest.approx(weight @ wanted, abs=5e-3)
     np.testing.assert_allclose(trainer.regressed_log_density(), wanted, rtol=0, atol=0.05)
+    many = dataclasses.replace(data, x_valid=data.x.repeat(5, 1), log_det_valid=100.0)  # more than at a time
+    found = Validation(many, trainer.base, trainer.average).log_density()
+    np.testing.assert_allclose(found, np.tile(BENT.logpdf(x), 5) + 100.0, rtol=0, atol=0.05)
 
 
 def test_a_batch_has_no_more_rows_than_there_are(moons, monkeypatch):

@@ -59,10 +59,10 @@ uci() { # uci NAME SECONDS ARGUMENTS...
 uci bsds300 260 --sets bsds300 --max-iter 20000 --polish 10000 --test-rows 50000 \
     --parameters velocity__width=1024,preprocessor=whiten,ema_decay=0.998,n_iter_no_change=15
 WORKERS=
-if "$PYTHON" -c 'import xdist' 2>/dev/null; then WORKERS='-n 8'; fi
+if "$PYTHON" -c 'import xdist' 2>/dev/null; then WORKERS="-n $(($(nproc) < 14 ? $(nproc) : 14))"; fi
 # without pytest-benchmark, which warns beside xdist, and warnings are errors
 # shellcheck disable=SC2086
-SIFLOW_DEVICE=$DEVICE step tests 130 'passed|failed|error' \
+SIFLOW_DEVICE=$DEVICE step tests 150 'passed|failed|error' \
     "$PYTHON" -m pytest tests/test_cuda.py -m gpu -p no:cacheprovider -p no:benchmark $WORKERS
 uci power 40 --sets power
 uci miniboone 20 --sets miniboone
