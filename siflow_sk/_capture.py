@@ -56,6 +56,10 @@ class Recorded:
         """What the function returns."""
         if not (self.recordable and _on_cuda(inputs[0])):
             return self.function(*inputs)
+        with torch.cuda.device(inputs[0].device):  # of several: a stream and what is on it belong to one
+            return self._recorded(*inputs)
+
+    def _recorded(self, *inputs):
         shapes = tuple((value.shape, value.dtype) for value in inputs)
         if shapes in self.records:
             return self.records[shapes](*inputs)

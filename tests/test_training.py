@@ -1,5 +1,6 @@
 """What is regressed on, in which order rows are seen, and what a fit repeats and keeps."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -218,6 +219,17 @@ def test_the_gradient_of_the_likelihood_loss():
     assert ((above - below) / 2e-5).item() == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
 
 
+def pretend(monkeypatch, graph):
+    """CUDA that is not there; returns the devices that are made the present one."""
+    devices = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda d: devices.append(d) or contextlib.nullcontext())
+    monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: True)
+    monkeypatch.setattr(_capture, "_beside", lambda function, *inputs: function(*inputs))
+    return devices
+
+
 def test_what_cannot_be_recorded_runs_as_on_the_cpu(monkeypatch):
     """Where CUDA refuses a graph every call is a plain one, and recording is tried once."""
     refused = []
@@ -226,10 +238,7 @@ def test_what_cannot_be_recorded_runs_as_on_the_cpu(monkeypatch):
         refused.append(1)
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: True)
-    monkeypatch.setattr(_capture, "_beside", lambda function, *inputs: function(*inputs))
+    pretend(monkeypatch, refuse)
     total = torch.zeros(1)
     add = Recorded(lambda x: total.add_(x).clone())
     found = [add(torch.tensor([1.0])).item() for _ in range(6)]
@@ -246,9 +255,7 @@ def test_every_shape_has_a_record_of_its_own(monkeypatch):
 
         capture_end = replay = lambda self: None
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(_capture, "_on_cuda", lambda tensor: True)
-    monkeypatch.setattr(_capture, "_beside", lambda function, *inputs: function(*inputs))
+    devices = pretend(monkeypatch, Graph)
 
     def function(x):
         calls.append(x)
@@ -268,6 +275,7 @@ def test_every_shape_has_a_record_of_its_own(monkeypatch):
     assert doubled(two)[1].tolist() == [2.0, 2.0]
     assert len(graphs) == 2
     assert len(calls) == 4
+    assert devices == 5 * [one.device]  # whatever device is the present one
 
 
 # -- the trainer ----------------------------------------------------------------------------------------
