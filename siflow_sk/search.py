@@ -223,7 +223,7 @@ class _Together(ParallelBackendBase):
 
 def _share(tasks):
     """Results and errors of tasks that run in threads and meet."""
-    with ThreadPoolExecutor(len(tasks)) as pool, Meeting() as meeting:
+    with ThreadPoolExecutor(len(tasks)) as pool, Meeting(len(tasks)) as meeting:
 
         def run(task):
             with meeting.attend():

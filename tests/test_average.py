@@ -12,7 +12,7 @@ from torch import nn
 
 import siflow_sk
 from siflow_sk import InterpolantFlow
-from siflow_sk._training import Trainer
+from siflow_sk._training import Trainer, make_settings
 from siflow_sk.bases import LearntGaussian
 from siflow_sk.exceptions import DataWarning, TrainingWarning
 from siflow_sk.velocities import MLP, Average, ResidualMLP, in_single, velocity_and_divergence
@@ -144,7 +144,7 @@ def test_the_density_integrates_to_one():
 
 @pytest.mark.parametrize(
     ("n", "d", "n_networks", "width"),
-    [(2000, 20, 4, 128), (2001, 20, 1, 256), (400, 21, 4, 128), (401, 21, 1, 256)],
+    [(5000, 20, 4, 128), (5001, 20, 1, 256), (400, 21, 4, 128), (401, 21, 1, 256)],
 )
 def test_auto_is_by_the_numbers_of_distinct_rows_and_columns(n, d, n_networks, width):
     X = np.random.default_rng(0).standard_normal((n, d))
@@ -153,6 +153,23 @@ def test_auto_is_by_the_numbers_of_distinct_rows_and_columns(n, d, n_networks, w
     assert isinstance(flow.velocity_, Average) == (n_networks > 1)
     matrices = {p.shape for name, p in flow.velocity_.named_parameters() if name.endswith("w2")}
     assert matrices == {(width, width)}
+
+
+@pytest.mark.parametrize(
+    ("n", "n_networks", "device", "steps"),
+    [
+        (2000, "auto", "cpu", 5000),
+        (2001, "auto", "cpu", 1500),
+        (2001, 4, "cpu", 5000),
+        (2001, "auto", "cuda", 5000),
+    ],
+)
+def test_several_networks_of_more_rows_are_polished_for_a_minute_all_together(n, n_networks, device, steps):
+    flow = InterpolantFlow(n_networks=n_networks)
+    settings, _ = make_settings(flow, n, 5, n, MLP(width=128), torch.device(device), n_networks=4)
+    assert settings.n_polish == steps
+    settings, _ = make_settings(flow, n, 5, n, MLP(), torch.device(device), n_networks=1)
+    assert settings.n_polish != 1500
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,8 @@ def test_fits_whose_step_error_is_penalised_differently_share_their_steps(X, tog
     monkeypatch.setattr(Trainer, "_steps_and_penalty", penalty)
     flow = quick(max_iter=1, polish=6, learning_rate_init=0.05)
     agree(*both(flow, {"random_state": [0, 1]}, X, refit=False))
-    # a thread that begins late may be a step behind; apart, only the quadratic step is one of four
-    assert together.count(4) >= 3
+    # apart, only the quadratic step is one of four
+    assert together.count(4) == 1 + 6
 
 
 def test_a_stack_outlives_those_who_leave_it(X, monkeypatch):

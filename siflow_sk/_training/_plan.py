@@ -17,8 +17,9 @@ from ._loop import Trainer
 
 # Rows up to which several networks are worth twice the time of fit and scoring: of up to so many columns, and
 # of more, where a narrow layer is not as surely enough and log-densities are to be fast (benchmarks speed).
-_FEW, _COLUMNS, _FEW_OF_MANY = 2000, 20, 400
-_VERY_FEW = 500  # rows up to which several networks of a conditional flow gain nothing
+_SEVERAL, _COLUMNS, _SEVERAL_OF_MANY = 5000, 20, 400
+_FROM, _TO = 500, 2000  # the rows between which they are worth it in a conditional flow
+_FEW, _POLISH_OF_SEVERAL = 2000, 1500  # steps for more rows than few, of which no overfitting makes an end
 _UNSURE = 1000  # rows up to which the first stage says too little about two preprocessors
 _PRIOR = 15  # validation rows that the Gaussian copula counts for where preprocessors are compared
 _DECAY = 0.5  # of the weights, where rows are many or not known
@@ -76,15 +77,15 @@ def networks_of(estimator, n, d, parts):
 
     Of few rows four networks of half the width: as many multiplications as one of the full width, in about
     twice the time, and each overfits in another way.  Better on most open tables, by 0.2 nats on average for
-    300 and 1000 rows and by 0.4 for 2000.  The network of a conditional flow is narrow as it is, and four of
-    300 rows are no better than one.  One where a path or a base is learnt: each would have its own.
+    300 and 1000 rows, by 0.6 for 2000 and 4000.  The network of a conditional flow is narrow as it is, and
+    four for 300 rows are no better than one.  One where a path or a base is learnt: each would have its own.
     """
     wanted, velocity = estimator.n_networks, parts["velocity"]
     learnt = [slot for slot in ("interpolant", "base") if hasattr(parts.get(slot), "n_velocity_steps")]
     if wanted == "auto":
         default = isinstance(estimator.velocity, str) and estimator.velocity == "mlp"
         conditional = isinstance(velocity, ConditionalMLP)
-        least, most = _VERY_FEW if conditional else 0, _FEW if d <= _COLUMNS else _FEW_OF_MANY
+        least, most = (_FROM, _TO) if conditional else (0, _SEVERAL if d <= _COLUMNS else _SEVERAL_OF_MANY)
         if not (least < n <= most and default and not learnt):
             return 1, velocity
         return 4, velocity if conditional else MLP(width=velocity.width // 2)
@@ -96,8 +97,8 @@ def networks_of(estimator, n, d, parts):
     return int(wanted), velocity
 
 
-def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False):
-    """Decide every "auto" of an estimator for ``n`` distinct rows of ``d`` columns.
+def make_settings(estimator, n, d, n_draws, velocity, device, *, n_networks=1, one_pass=False):
+    """Decide every "auto" of an estimator for ``n`` distinct rows of ``d`` columns and so many networks.
 
     Returns
     -------
@@ -127,6 +128,8 @@ def make_settings(estimator, n, d, n_draws, velocity, device, *, one_pass=False)
         n_polish = 3 * n_quadratic
         if p.max_iter == "auto":
             n_polish = affordable_polish(d, velocity, n_draws, batch_size, device)
+            if n_networks > 1 and p.n_networks == "auto" and n > _FEW and device.type == "cpu":
+                n_polish = min(n_polish, _POLISH_OF_SEVERAL)
     if one_pass:
         batch_size = min(batch_size, n_draws)
         n_quadratic = math.ceil(n_draws / batch_size)

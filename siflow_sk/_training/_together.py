@@ -34,11 +34,13 @@ class Meeting:
     A thread takes part inside :meth:`attend`, from there to :meth:`leave`.  Requests are served by one thread
     of the meeting's own while no other takes part.  Whatever threads do between two requests, before the
     first and after the last, they do in turn, and do not fight for the interpreter.
+
+    Where it is known how many threads will attend, ``n_expected``, who asks first waits until all have come.
     """
 
-    def __init__(self):
+    def __init__(self, n_expected=0):
         self._changed = threading.Condition()
-        self._busy, self._waiting, self._open = 0, [], True
+        self._expects, self._busy, self._waiting, self._open = n_expected > 0, n_expected, [], True
         self._turn = threading.Lock()
         self._stacks, self.keys, self.fitted = {}, {}, {}
         self._thread = threading.Thread(target=self._serve, name="siflow_sk meeting", daemon=True)
@@ -60,7 +62,7 @@ class Meeting:
     @contextlib.contextmanager
     def attend(self):
         """The calling thread takes part; its trainers ask here."""
-        _HERE.meeting, _HERE.counted = self, False
+        _HERE.meeting, _HERE.counted = self, self._expects
         self._count()
         with self._turn:
             try:

@@ -53,7 +53,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Networks that are trained one after the other, from different starts; the velocity is the mean of
         theirs, a velocity like any other.  The first finds with validation rows how many steps are good; the
         others take as many, on all rows.  The time of an evaluation grows with their number, and that of a
-        fit, by about half of it for each.  ``"auto"``: 1, but with ``velocity="mlp"`` and up to 2000 distinct
+        fit, by about half of it for each.  ``"auto"``: 1, but with ``velocity="mlp"`` and up to 5000 distinct
         rows (400 of more than 20 columns) 4 of half the width, which take about twice the time of one of the
         full width, unless the path or the base is learnt: several networks would each have one of their own,
         which is refused.
@@ -77,8 +77,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows, and a base whose density is finite and differentiable there.
         ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as many as take about a minute
-        on two cores for this width and number of columns, at most 5000; on CUDA 20 passes over the rows,
-        at least 5000.
+        on two cores for this width and number of columns, at most 5000, or 1500 where four networks are the
+        choice of ``n_networks`` for more than 2000 rows; on CUDA 20 passes over the rows, at least 5000.
     batch_size : int or "auto", default="auto"
         Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128,
         and where there are fewer than 768 distinct rows a sixth of these, at least 64; never more than
@@ -336,7 +336,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
             call = self._call({"X": rows}, weight.numpy(), n_draws, start, device)
             checkpoint.belongs_to(call, seed)
         settings, stop_early = make_settings(
-            self, *x.shape, n_draws, parts["velocity"], device, one_pass=one_pass
+            self, *x.shape, n_draws, parts["velocity"], device, n_networks=n_networks, one_pass=one_pass
         )
         try:
             made = fit_parts(
