@@ -144,7 +144,7 @@ def test_the_density_integrates_to_one():
 
 @pytest.mark.parametrize(
     ("n", "d", "n_networks", "width"),
-    [(5000, 20, 4, 128), (5001, 20, 1, 256), (400, 21, 4, 128), (401, 21, 1, 256)],
+    [(4000, 20, 4, 128), (4001, 20, 1, 256), (400, 21, 4, 128), (401, 21, 1, 256)],
 )
 def test_auto_is_by_the_numbers_of_distinct_rows_and_columns(n, d, n_networks, width):
     X = np.random.default_rng(0).standard_normal((n, d))

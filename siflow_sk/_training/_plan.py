@@ -17,7 +17,7 @@ from ._loop import Trainer
 
 # Rows up to which several networks are worth twice the time of fit and scoring: of up to so many columns, and
 # of more, where a narrow layer is not as surely enough and log-densities are to be fast (benchmarks speed).
-_SEVERAL, _COLUMNS, _SEVERAL_OF_MANY = 5000, 20, 400
+_SEVERAL, _COLUMNS, _SEVERAL_OF_MANY = 4000, 20, 400
 _FROM, _TO = 500, 2000  # the rows between which they are worth it in a conditional flow
 _FEW, _POLISH_OF_SEVERAL = 2000, 1500  # steps for more rows than few, of which no overfitting makes an end
 _UNSURE = 1000  # rows up to which the first stage says too little about two preprocessors

@@ -53,7 +53,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Networks that are trained one after the other, from different starts; the velocity is the mean of
         theirs, a velocity like any other.  The first finds with validation rows how many steps are good; the
         others take as many, on all rows.  The time of an evaluation grows with their number, and that of a
-        fit, by about half of it for each.  ``"auto"``: 1, but with ``velocity="mlp"`` and up to 5000 distinct
+        fit, by about half of it for each.  ``"auto"``: 1, but with ``velocity="mlp"`` and up to 4000 distinct
         rows (400 of more than 20 columns) 4 of half the width, which take about twice the time of one of the
         full width, unless the path or the base is learnt: several networks would each have one of their own,
         which is refused.
