@@ -77,7 +77,7 @@ def networks_of(estimator, n, d, parts):
 
     Of few rows four networks of half the width: as many multiplications as one of the full width, in about
     twice the time, and each overfits in another way.  Better on most open tables, by 0.2 nats on average for
-    300 and 1000 rows, by 0.6 for 2000 and 4000.  The network of a conditional flow is narrow as it is, and
+    300 and 1000 rows, by 0.5 for 4000.  The network of a conditional flow is narrow as it is, and
     four for 300 rows are no better than one.  One where a path or a base is learnt: each would have its own.
     """
     wanted, velocity = estimator.n_networks, parts["velocity"]
