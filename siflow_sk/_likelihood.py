@@ -112,19 +112,25 @@ def transport(velocity, solver, x, t0, t1, context=None):
     """
     rows = (x,) if context is None else (x, context)
 
-    def block(points, *context):
-        (moved,) = solver.integrate(_Flow(given(held, *context)), (points,), t0, t1)
-        return (torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, math.nan),)
+    def carried(solver, rows, few=False):
+        def at(*context):
+            return _solution(solver, _Flow(given(held, *context)), t0, t1, rows[0])
+
+        everywhere = at() if context is None else None  # one for all blocks
+
+        def block(points, *context):
+            (moved,), _ = (everywhere or at(*context))((points,))
+            return (torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, math.nan),)
+
+        return in_blocks(block, *rows, velocity=velocity, few=few)[0]
 
     with torch.no_grad():
         held = hold_weights(velocity)
-        moved = in_blocks(block, *rows, velocity=velocity)[0]
+        moved = carried(solver, rows)
         if hasattr(solver, "fallback"):
             redo = torch.isnan(moved).any(1) & torch.isfinite(x).all(1)
             if redo.any():
-                solver = solver.fallback(x.dtype)
-                again = (a[redo] for a in rows)
-                moved[redo] = in_blocks(block, *again, velocity=velocity, few=True)[0]
+                moved[redo] = carried(solver.fallback(x.dtype), [a[redo] for a in rows], few=True)
     return moved
 
 
@@ -423,12 +429,13 @@ def rehearse(solver):
         raise ValueError(f"solver={solver!r} cannot solve dx/dt = 0; check its parameters.")
 
 
-def calibrate(velocity, base, solver, x, context=None, may_round=False):
+def calibrate(velocity, base, solver, x, context=None, may_round=False, share=None):
     """Let a solver that has a grid to choose do so on rows ``x``, each at its context.
 
     In float64, whatever the dtype of the velocity: errors of rounding say nothing about steps.  With
     ``may_round`` it also notes, in ``single_``, whether log-densities are to take the velocity in float32:
-    where that moves 99.5 % of the rows by at most a tenth of its ``tol``.
+    where that moves 99.5 % of the rows by at most a tenth of its ``tol``.  ``share(field, velocity, context,
+    single)`` is what the solver meets instead of the field of a velocity, in float32 or not.
     """
     if hasattr(solver, "calibrate"):
         x, context = x.double(), None if context is None else context.double()
@@ -439,16 +446,17 @@ def calibrate(velocity, base, solver, x, context=None, may_round=False):
         def outcome(s):
             return base.log_prob(s[0]) + s[1]
 
-        def field(velocity):
-            return FlowWithDivergence(given(velocity, context))
+        def field(at_work, single):
+            plain = FlowWithDivergence(given(at_work, context))
+            return plain if share is None else share(plain, velocity, context, single)
 
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            held = field(hold_weights(velocity))
+            held = field(hold_weights(velocity), False)
             solver.calibrate(held, state, 1.0, 0.0, outcome)
             single = in_single(velocity) if may_round and hasattr(solver, "single_") else None
             if single is not None:
                 value, rounded = (
-                    outcome(solver.integrate(f, state, 1.0, 0.0)) for f in (held, field(single))
+                    outcome(solver.integrate(f, state, 1.0, 0.0)) for f in (held, field(single, True))
                 )
                 moved = torch.nan_to_num((value - rounded).abs()[torch.isfinite(value)], nan=math.inf)
                 few = len(moved) and torch.quantile(moved, 0.995) <= 0.1 * solver.tol

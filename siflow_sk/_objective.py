@@ -126,20 +126,19 @@ def guarded_log_density(velocity, base, x):
     rows = x.flatten(0, -2)
 
     state = (rows, rows.new_zeros(len(rows)))
-    (z, log_det), error = with_embedded_error(_Field(velocity, x.shape), state, knots)
+    (z, log_det), error = with_embedded_error(StackedField(velocity, x.shape), state, knots)
     return (base.log_prob(z) + log_det - error).reshape(x.shape[:-1])
 
 
-class _Field:
+class StackedField:
     """Velocity and divergence, of rows that have a leading axis of models inside."""
 
     def __init__(self, velocity, shape):
         self.velocity, self.shape = velocity, shape
 
     def at_times(self, times):
-        return (
-            _Field(self.velocity.at_times(times), self.shape) if hasattr(self.velocity, "at_times") else self
-        )
+        known = hasattr(self.velocity, "at_times")
+        return StackedField(self.velocity.at_times(times), self.shape) if known else self
 
     def __call__(self, t, state):
         value, divergence = velocity_and_divergence(self.velocity, t, state[0].reshape(self.shape))

@@ -14,13 +14,17 @@ from sklearn.preprocessing import StandardScaler
 
 import siflow_sk
 from siflow_sk import ConditionalInterpolantFlow, InterpolantFlow, InterpolantSearchCV
+from siflow_sk._likelihood import FlowWithDivergence
 from siflow_sk._objective import guarded_log_density, likelihood_loss, quadratic_loss
-from siflow_sk._training import Meeting, Trainer, _together
+from siflow_sk._training import Meeting, Trainer, _meeting, _stack, _together
 from siflow_sk._training._optimiser import orthogonalised
+from siflow_sk._training._solutions import Solution
+from siflow_sk._training._stack import Stack
 from siflow_sk.bases import StudentT
 from siflow_sk.interpolants import Linear
 from siflow_sk.preprocessing import Gaussianize, Whiten
-from siflow_sk.velocities import MLP, ConditionalMLP
+from siflow_sk.solvers import Grid, along
+from siflow_sk.velocities import MLP, ConditionalMLP, given, in_single
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +35,13 @@ def X():
 @pytest.fixture
 def together(monkeypatch):
     """How many fits took part in each step that was done together."""
-    sizes, step = [], _together._Stack.step
+    sizes, step = [], Stack.step
 
     def counted(stack, group):
         sizes.append(len(group))
         return step(stack, group)
 
-    monkeypatch.setattr(_together._Stack, "step", counted)
+    monkeypatch.setattr(Stack, "step", counted)
     return sizes
 
 
@@ -99,9 +103,9 @@ def test_what_is_shared_is_a_copy_and_of_the_same_weights(X):
     other = weight + torch.arange(len(X)) % 2
     with Meeting() as meeting, meeting.attend():
         one, two, heavy = (
-            _together.fitted(Whiten(), x, w / w.sum()).forward(x)[0] for w in (weight, weight, other)
+            _meeting.fitted(Whiten(), x, w / w.sum()).forward(x)[0] for w in (weight, weight, other)
         )
-        assert _together.fitted(Whiten(), x, weight) is not _together.fitted(Whiten(), x, weight)
+        assert _meeting.fitted(Whiten(), x, weight) is not _meeting.fitted(Whiten(), x, weight)
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert (one - heavy).abs().max() > 1e-3
 
@@ -150,20 +154,20 @@ def test_fits_whose_step_error_is_penalised_differently_share_their_steps(X, tog
 
 def test_a_stack_outlives_those_who_leave_it(X, monkeypatch):
     """On CUDA, whose rule is tried here, a stack made anew costs as much as hundreds of steps."""
-    made, init = [], _together._Stack.__init__
+    made, init = [], Stack.__init__
 
     def counted(stack, *args):
         init(stack, *args)
         made.append(len(stack.seats))
 
-    monkeypatch.setattr(_together._Stack, "__init__", counted)
+    monkeypatch.setattr(Stack, "__init__", counted)
     # two preprocessors, lengths of all kinds, and learning rates that fall
     flow = quick(preprocessor="gaussianize", weight_decay=1.0)
     grid = {"max_iter": [10, 30], "polish": [10, 40], "n_iter_no_change": [1, 3]}
     scoring = {"score": InterpolantFlow.score, "score of the loss": _last_loss}
     searches, n_stacks = [], []
-    for slots in ({}, {"cpu": _together.SLOTS["cuda"]}):
-        monkeypatch.setattr(_together, "SLOTS", slots)
+    for slots in ({}, {"cpu": _stack.SLOTS["cuda"]}):
+        monkeypatch.setattr(_stack, "SLOTS", slots)
         searches.append(InterpolantSearchCV(flow, grid, scoring=scoring, cv=2, refit=False).fit(X))
         n_stacks.append(len(made))
         made.clear()
@@ -173,6 +177,51 @@ def test_a_stack_outlives_those_who_leave_it(X, monkeypatch):
 
 def _last_loss(flow, X, y=None):
     return flow.polish_loss_curve_[-1]
+
+
+@pytest.fixture
+def solutions(monkeypatch):
+    """How many fits took part in each solution that was done together."""
+    sizes, serve = [], Solution.serve
+
+    def counted(group, *args):
+        sizes.append(len(group))
+        return serve(group, *args)
+
+    monkeypatch.setattr(Solution, "serve", staticmethod(counted))
+    return sizes
+
+
+@pytest.mark.parametrize("inference_dtype", ["auto", "float64"])
+def test_time_grids_are_chosen_together_and_are_what_each_would_choose(X, solutions, inference_dtype):
+    tols = {"solver__tol": [1e-2, 1e-7]}
+    flow = quick(solver=Grid(), inference_dtype=inference_dtype, max_iter=30, learning_rate_init=0.02)
+    ours, theirs = both(flow, tols, X, scoring=_grid_and_score, refit=False)
+    agree(ours, theirs, atol=2e-5)
+    steps = theirs.cv_results_["mean_test_n_steps"]
+    assert steps[1] > 3 * steps[0]
+    assert max(solutions) == 4
+    assert len(solutions) < sum(solutions) / 2
+
+
+def test_conditional_flows_choose_their_grids_together(X, solutions):
+    velocity = ConditionalMLP(width=8, context_width=8)
+    flow = ConditionalInterpolantFlow(velocity=velocity, max_iter=20, polish=4, random_state=0)
+    flow.set_params(early_stopping=True)
+    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X[:, :1], X[:, 1], scoring=_grid_and_score, refit=False))
+    assert max(solutions) == 4
+
+
+def test_a_mean_of_networks_chooses_its_grid_alone(X, solutions):
+    flow = quick(solver="grid", n_networks=2)
+    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, scoring=_grid_and_score, refit=False))
+    assert not solutions
+
+
+def _grid_and_score(flow, X, y=None):
+    score = flow.score(X) if y is None else flow.score(X, y)
+    solver = flow.solver_
+    return {"score": score, "n_steps": solver.n_steps_, "single": solver.single_, "safety": solver.safety_}
 
 
 def test_conditional_flows_and_pipelines(X, together):
@@ -221,7 +270,7 @@ def test_an_error_in_a_common_step_reaches_those_who_asked(X, monkeypatch):
     def broken(stack, group):
         raise RuntimeError("out of everything")
 
-    monkeypatch.setattr(_together._Stack, "step", broken)
+    monkeypatch.setattr(Stack, "step", broken)
     with pytest.raises(RuntimeError, match="out of everything"):
         InterpolantSearchCV(quick(), {"weight_decay": [0.1, 1.0]}, cv=2, error_score="raise").fit(X)
     assert "siflow_sk meeting" not in {thread.name for thread in threading.enumerate()}
@@ -307,7 +356,7 @@ def test_stacked_networks_are_each_of_them(name, with_context):
         lambda v, i: guarded_log_density(v, base, x1[i]).mean(-1),
     )
     weights = [torch.stack(ws).detach() for ws in zip(*(n.parameters() for n in networks), strict=True)]
-    stack = _together._with_weights(networks[0], weights)
+    stack = _stack.with_weights(networks[0], weights)
 
     def at(network, i):
         return network.given(context[i]) if with_context else network
@@ -323,6 +372,34 @@ def test_stacked_networks_are_each_of_them(name, with_context):
                 torch.testing.assert_close(g[i], w, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("with_context", [False, True])
+def test_solutions_of_a_stack_are_each_of_them(with_context, single):
+    generator = torch.Generator().manual_seed(0)
+    extra = {"n_context": 2} if with_context else {}
+    requests, alone = [], []
+    for n_steps in (3, 7, 1):
+        network = MLP(width=6, n_blocks=2).build(3, generator, **extra).double()
+        for p in network.parameters():
+            p.data += 0.2 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        x, change = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((5, 3), (5,)))
+        tables = [x, change, torch.randn(5, 2, generator=generator, dtype=torch.float64)]
+        tables = tables if with_context else tables[:2]
+        knots = torch.rand(n_steps + 1, generator=generator, dtype=torch.float64).sort(descending=True).values
+        requests.append(Solution(network, single, tables, knots))
+        velocity = in_single(network) if single else network
+        with torch.no_grad():
+            alone.append(along(FlowWithDivergence(given(velocity, *tables[2:])), (x, change), knots))
+    assert len({request.key for request in requests}) == 1
+    Solution.serve(requests, None, 3)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if single else {"rtol": 1e-10, "atol": 1e-12}
+    for request, ((end, change), sizes) in zip(requests, alone, strict=True):
+        torch.testing.assert_close(request.answer[0], (end, change), **tolerance)
+        torch.testing.assert_close(request.answer[1], sizes, **tolerance)
+    assert alone[0][1].max() > 1e-3
+    assert Solution(network, not single, tables, knots).key != requests[0].key
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 4), (3, 4, 5), (3, 4, 4)])
 def test_stacked_matrices_are_orthogonalised_each_by_itself(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -335,9 +412,9 @@ def test_a_part_whose_state_is_not_numbers_steps_alone():
     class Own(Linear):
         pass
 
-    assert _together._likeness(Linear()) == _together._likeness(Linear())
-    assert _together._likeness(StudentT(3.0)) != _together._likeness(StudentT(4.0))
-    assert _together._likeness(Own()) is None  # of another module
+    assert _meeting.likeness(Linear()) == _meeting.likeness(Linear())
+    assert _meeting.likeness(StudentT(3.0)) != _meeting.likeness(StudentT(4.0))
+    assert _meeting.likeness(Own()) is None  # of another module
     tabulated = Linear()
     tabulated.table = torch.zeros(3)
-    assert _together._likeness(tabulated) is None
+    assert _meeting.likeness(tabulated) is None

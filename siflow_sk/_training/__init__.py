@@ -3,8 +3,9 @@
 from ._data import Data, History, Settings
 from ._draws import Batches
 from ._loop import Trainer
+from ._meeting import Meeting, leave
 from ._plan import Fitted, fit_parts, make_settings, networks_of
-from ._together import Meeting
+from ._solutions import solved_together
 
 __all__ = [
     "Batches",
@@ -15,6 +16,8 @@ __all__ = [
     "Settings",
     "Trainer",
     "fit_parts",
+    "leave",
     "make_settings",
     "networks_of",
+    "solved_together",
 ]

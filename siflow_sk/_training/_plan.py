@@ -10,7 +10,7 @@ import torch
 
 from ..exceptions import TrainingWarning
 from ..velocities import MLP, Average, ConditionalMLP
-from . import _together
+from . import _meeting
 from ._data import Data, Settings
 from ._draws import Batches
 from ._loop import Trainer
@@ -235,7 +235,7 @@ def fit_parts(
         for preprocessor in _candidates(parts["preprocessor"], rows[1] is not None, fitted):
             if fitted is None:
                 weights = weight[rows[0]] / weight[rows[0]].sum()
-                preprocessor = _together.fitted(preprocessor, x[rows[0]], weights)
+                preprocessor = _meeting.fitted(preprocessor, x[rows[0]], weights)
             data = data_of(preprocessor, *rows)
             if fitted is None:
                 base = copy.deepcopy(parts["base"]).fit(_latent(data, generator), generator)
@@ -277,7 +277,6 @@ def fit_parts(
                 averaged.append(other)
         if checkpoint is not None and not interrupted:
             checkpoint.keep(lambda: [t.state() for t in trainers])
-    _together.leave()
     network = Average([t.network for t in averaged]) if len(averaged) > 1 else trainer.network
     return Fitted(preprocessor, trainer.base, trainer.interpolant, network, trainer, len(averaged))
 

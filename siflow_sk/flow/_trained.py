@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from .. import _likelihood, _tensors
 from .._compat import HasMethods, Interval, StrOptions
 from .._component import SlotsMixin, resolve
+from .._training import leave, solved_together
 from .._version import __version__
 from ..bases import as_base
 from ..exceptions import DeviceWarning, TrainingWarning
@@ -106,7 +107,10 @@ class PartsMixin(SaveMixin, SlotsMixin):
         return network.to(self._inference_dtype()).eval().requires_grad_(False)
 
     def _calibrate(self, *of_the_flow):
-        return _likelihood.calibrate(*of_the_flow, may_round=self.inference_dtype == "auto")
+        may_round = self.inference_dtype == "auto"
+        solver = _likelihood.calibrate(*of_the_flow, may_round=may_round, share=solved_together)
+        leave()
+        return solver
 
     def _place(self, device):
         if not self.__sklearn_is_fitted__():

@@ -9,7 +9,7 @@ from ._adaptive import DormandPrince
 from ._base import Solver
 from ._equal import RungeKutta
 from ._grid import Grid
-from ._steps import TABLEAUS, on_knots, with_embedded_error
+from ._steps import TABLEAUS, along, on_knots, with_embedded_error
 from ._stochastic import integrate_sde
 from ._torchdiffeq import TorchDiffEq
 
@@ -23,6 +23,7 @@ __all__ = [
     "RungeKutta",
     "Solver",
     "TorchDiffEq",
+    "along",
     "integrate_sde",
     "on_knots",
     "with_embedded_error",

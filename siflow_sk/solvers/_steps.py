@@ -64,16 +64,22 @@ def _clock(h, y):
     return h.reshape(-1) if h.ndim == 2 and y.ndim == 1 else h
 
 
-def on_steps(f, knots, nodes):
+def on_steps(f, knots, nodes, like=None):
     """The field, and a list of the steps between ``knots`` ``(m,)``: the times of the nodes, and the size.
 
     A field that has ``at_times(times)`` prepares itself for all of them at once; it meets these very tensors.
+    Knots ``(k, m)`` are those of k models, whose rows are one model's after the other's in ``like``: the
+    field gets times ``(k, 1, 1)``, and each row its size of the step.
     """
     h = knots.diff()
     # the nodes stay on the host: no transfer that a device would be waited for
-    times = [*zip(*((knots[:-1] + node * h).unbind() for node in nodes), strict=True)]
+    times = [knots[..., :-1] + node * h for node in nodes]
+    if knots.ndim == 2:
+        times = [of_all[..., None, None] for of_all in times]
+        h = h.repeat_interleave(len(like) // len(h), 0)[..., None]
+    times = [*zip(*(of_all.unbind(knots.ndim - 1) for of_all in times), strict=True)]
     f = f.at_times([*itertools.chain.from_iterable(times)]) if hasattr(f, "at_times") and times else f
-    return f, [*zip(times, h.unbind(), strict=True)]
+    return f, [*zip(times, h.unbind(knots.ndim - 1), strict=True)]
 
 
 def _explicit_step(f, times, h, state, tableau):
@@ -141,7 +147,7 @@ class _OnDevice:
 def _flat_step(f, h, *inputs):
     """A step whose inputs, and what it returns, are tensors side by side."""
     times, n = inputs[:6], len(inputs) // 2 - 3
-    if hasattr(f, "at_times") and h.ndim == 0:  # not where every row has a clock of its own
+    if hasattr(f, "at_times") and times[0].ndim != 2:  # not where every row has a clock of its own
         f = f.at_times(times)
     new, slope, error = dormand_prince_step(f, times, h, inputs[6 : 6 + n], inputs[6 + n :])
     return *new, *slope, *error
@@ -150,6 +156,21 @@ def _flat_step(f, h, *inputs):
 def with_embedded_error(f, state, knots):
     """Dormand-Prince steps on given times: the final state and the summed size of the embedded errors."""
     return solution_on(*on_steps(f, knots, DP_C[:6]), state)
+
+
+def along(f, state, knots):
+    """The same, with the sizes of every step, ``(m, n)``; knots as for :func:`on_steps`.
+
+    A field may have a method of this name and say so itself.
+    """
+    if hasattr(f, "along"):
+        return f.along(state, knots)
+    f, steps = on_steps(on_device(f, state[0]), knots, DP_C[:6], state[0])
+    sizes = [state[0].new_zeros(0, len(state[0]))]
+    for new, error in walk(f, steps, state):
+        state = new
+        sizes.append(size_of(error)[None])
+    return state, torch.cat(sizes)
 
 
 def solution_on(f, steps, state):
