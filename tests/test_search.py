@@ -212,8 +212,32 @@ def test_conditional_flows_choose_their_grids_together(X, solutions):
     assert max(solutions) == 4
 
 
-def test_a_mean_of_networks_chooses_its_grid_alone(X, solutions):
+def test_means_of_networks_choose_their_grids_together(X, solutions):
     flow = quick(solver="grid", n_networks=2)
+    agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, scoring=_grid_and_score, refit=False))
+    assert max(solutions) == 4
+
+
+class Bare(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, t, x):
+        return self.network(t, x)
+
+    def value_and_divergence(self, t, x):
+        return self.network.value_and_divergence(t, x)
+
+
+class Unstacked(MLP):
+    def build(self, n_features, generator, n_context=None):
+        return Bare(super().build(n_features, generator, n_context))
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_networks_that_cannot_be_stacked_choose_their_grids_alone(X, solutions, n_networks):
+    flow = quick(solver="grid", velocity=Unstacked(width=8), n_networks=n_networks)
     agree(*both(flow, {"weight_decay": [0.1, 1.0]}, X, scoring=_grid_and_score, refit=False))
     assert not solutions
 

@@ -75,5 +75,11 @@ class Average(nn.Module, _Mean):
     n_directions = property(lambda self: self.networks[0].n_directions)
     polishing = property(lambda self: self.networks[0].polishing)
 
+    @property
+    def likeness(self):
+        """What networks have that may be stacked: averages of such may be, too."""
+        of_each = [network.likeness for network in self.networks]
+        return lambda: tuple(likeness() for likeness in of_each)
+
     def value_and_probes(self, t, x):
         return self._mean(lambda network: network.value_and_probes(t, x))
