@@ -196,8 +196,9 @@ class Trainer:
             progress.update()
             if (step + 1) % every == 0 or step + 1 == s.n_polish:
                 self._check("polish", progress)
-                here.waited = 0 if self.best_score > here.reference + s.tol else here.waited + 1
-                here.reference = max(here.reference, self.best_score) if here.waited == 0 else here.reference
+                improved = self.best_score > here.reference + s.tol
+                here.reference = self.best_score if improved else here.reference
+                here.waited = 0 if improved or self._is_climbing() else here.waited + 1
                 diverged = self.history.checks[-1]["score"] < self.best_score - s.fall
                 patience = s.patience if here.reductions == 0 else max(1, s.patience // 2)
                 if here.waited >= patience or diverged or self._is_falling():
@@ -246,6 +247,16 @@ class Trainer:
                 self._stand_up()
                 self.network.load_state_dict(self.average.state_dict())
             begin = end
+
+    def _is_climbing(self):
+        """Whether the latest check is the best since the learning rate fell, or the polish began.
+
+        It begins with a dip, because the quadratic loss wants other weights.
+        """
+        here = self.standing
+        begin = self.iteration - (here.step + 1 - here.first)
+        *before, latest = [c["score"] for c in self.history.checks if c["iteration"] > begin]
+        return bool(before) and latest > max(before) + self.settings.tol
 
     def _is_falling(self):
         """Whether the latest checks, more than half of those to wait for, fell ever faster.

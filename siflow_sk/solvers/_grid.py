@@ -1,5 +1,6 @@
 """Steps that ``fit`` chooses, the same for every row."""
 
+import functools
 import math
 
 import torch
@@ -15,12 +16,13 @@ class Grid(Solver):
     """Dormand-Prince steps on a short grid of times that ``fit`` chooses, the same for every row.
 
     A trained flow between whitened data and its base is nearly straight, so a handful of well placed steps
-    is enough.  ``calibrate`` measures on validation rows where the step error arises, spreads the knots so
-    that every step makes an equal share of it, compares grids of growing size with an adaptive solution at
-    1e-4 of the tolerance (or with the equal steps of that measurement, where they are as exact), and keeps
-    the smallest whose error estimate is below ``tol`` for 99 % of the rows.  The estimate of a row is the
-    summed size of its embedded errors times a factor, measured in the same comparison: one and a half times
-    what makes it at least the true error for 99.5 % of the rows compared, and not less than 0.1.
+    is enough.  ``calibrate`` measures with equal steps on validation rows where the error arises, spreads the
+    knots so that every step makes an equal share of it, compares grids of growing size with one that is at
+    least a hundred times as exact as wanted (the equal steps of the beginning, or a fine grid, or an adaptive
+    solution at 1e-4 of the tolerance), and keeps the smallest whose error estimate is below ``tol`` for 99 %
+    of the rows.  The estimate of a row is the summed size of its embedded errors times a factor, measured in
+    the same comparison: one and a half times what makes it at least the true error for 99.5 % of the rows
+    compared, and not less than 0.1.
 
     Parameters
     ----------
@@ -83,6 +85,13 @@ class Grid(Solver):
             final, sizes = along(f, state, self._knots(t0, t1, state[0]))
             return outcome(final), sizes
 
+        @functools.cache
+        def on_shares(n_steps):
+            """Knots that share the error, and the outcome on them with the summed size of a row's errors."""
+            knots = _equidistribute(density, n_steps)
+            found, sizes = solved(knots)
+            return knots, found, sizes.sum(0)
+
         truth, sizes = solved(torch.linspace(0.0, 1.0, _N_PROBE + 1, dtype=torch.float64))
         density, doubt = _error_density(sizes, reverse=t1 < t0), sizes.sum(0)
         # of fifth order, with a factor of a third; if not, a trial more or two
@@ -90,24 +99,23 @@ class Grid(Solver):
 
         def trial(n_steps):
             """Whether so many steps are enough; their knots and the factor of their estimate."""
-            found, sizes = solved(_equidistribute(density, n_steps))
-            error, size = (found - truth).abs(), sizes.sum(0)
+            knots, found, size = on_shares(n_steps)
+            error = (found - truth).abs()
             known = torch.isfinite(error) & torch.isfinite(size)
             if not known.any():
-                return False, self.knots_, 1.0
+                return False, knots, 1.0
             error, size = error[known], size[known].clamp_min(1e-300)
             # differences at the level of rounding, or of doubts about the truth, say nothing about the factor
             floor = 100.0 * torch.finfo(size.dtype).eps * truth[known].abs().clamp_min(1.0)
             ratio = torch.where(error > torch.maximum(floor, doubt[known]), error / size, 0.0)
             safety = max(0.1, 1.5 * float(torch.quantile(ratio, 0.995)))
-            return bool(torch.quantile(safety * size, 0.99) <= self.tol), self.knots_, safety
+            return bool(torch.quantile(safety * size, 0.99) <= self.tol), knots, safety
 
         sizes = [n for n in self._candidates if n <= max(1, int(self.max_steps))]
-        if not self._is_true(doubt) and near < _N_PROBE:
-            truth, doubt = solved(_equidistribute(density, max(_N_PROBE, math.ceil(4.0 * near))))
-            doubt = doubt.sum(0)
-        found = _least(trial, sizes, near) if self._is_true(doubt) else None
-        if found is None or not self._is_true(found[2] * doubt):
+        if not self._tells(doubt, 0.01) and near < _N_PROBE:
+            _, truth, doubt = on_shares(max(_N_PROBE, math.ceil(5.0 * near)))
+        found = _least(trial, sizes, near) if self._tells(doubt, 0.01) else None
+        if found is None or not self._tells(found[2] * doubt, 0.02):
             truth = outcome(self.fallback(state[0].dtype).integrate(f, state, t0, t1))
             doubt = torch.zeros_like(doubt)
             found = _least(trial, sizes, near)
@@ -115,10 +123,10 @@ class Grid(Solver):
         self.n_steps_ = len(self.knots_) - 1
         return self
 
-    def _is_true(self, doubt):
-        """Whether outcomes in such doubt can tell how far others are off, for all but one row in 200."""
+    def _tells(self, doubt, share):
+        """Whether an outcome can be compared with: but for one row in 200 in doubt by a share of ``tol``."""
         doubt = torch.nan_to_num(doubt, nan=math.inf)
-        return bool(torch.quantile(doubt, 0.995, interpolation="higher") <= 0.01 * self.tol)
+        return bool(torch.quantile(doubt, 0.995, interpolation="higher") <= share * self.tol)
 
     def fallback(self, dtype):
         """The adaptive solver for rows that the grid does not solve, at 1e-4 of the tolerance.
