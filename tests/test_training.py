@@ -399,10 +399,28 @@ def test_of_two_preprocessors_the_hopeless_one_is_not_trained_to_the_end(monkeyp
         ([-0.0005, -0.1, -0.3, -0.6], 4),  # the first is no fall by tol
         ([0.3, 0.2, 0.0, -0.3], 4),  # from a new best
         ([-0.1, -3.0], 2),  # two nats behind the best
+        ([-0.3, -0.4, -0.2, -0.1, -0.05, -0.02], 6 + 5),  # out of a dip
+        ([-0.3, -0.2995, -0.299, -0.2985, -0.298], 5),  # by less than tol
+        ([-0.3, -0.4, -0.35, -0.31, -0.3], 5),  # not out of it
     ],
     ids=str,
 )
 def test_what_the_learning_rate_of_the_polish_waits_for(scores, wait, generator, monkeypatch):
+    rates = rates_of_a_polish(scores, generator, monkeypatch)
+    assert min(rates[:wait]) > 0.8 * rates[0]  # the top of a cosine
+    assert rates[wait] < 0.35 * rates[wait - 1]
+
+
+def test_after_a_fall_of_the_learning_rate_a_climb_counts_anew(generator, monkeypatch):
+    scores = [-0.1, -0.3, -0.6, *[-0.5, -0.4, -0.3, -0.2, -0.2, -0.2]]
+    rates = rates_of_a_polish(scores, generator, monkeypatch)
+    assert rates[3] < 0.35 * rates[2]
+    assert min(rates[3:9]) > 0.8 * rates[3]
+    assert rates[9] < 0.35 * rates[8]
+
+
+def rates_of_a_polish(scores, generator, monkeypatch):
+    """Learning rates at the checks of a polish that begins at a score of 0."""
     x, even = torch.tensor(BENT.sample(50, seed=1)).float(), torch.full((50,), 0.02, dtype=torch.float64)
     values = iter([0.0, *scores, *[-0.5] * 20])
     monkeypatch.setattr(Trainer, "_score", lambda _: next(values))
@@ -410,9 +428,7 @@ def test_what_the_learning_rate_of_the_polish_waits_for(scores, wait, generator,
     data, base = Data(x, even, 50, x, even), StandardNormal().fit(x, None)
     steps = settings(n_polish=2000, patience=5, polish_batch_size=4)  # checked every 50 steps
     trainer = Trainer(network, base, Linear(), data, steps, generator).regress().polish()
-    rates = [check["learning_rate"] for check in trainer.history.checks[1:]]
-    assert min(rates[:wait]) > 0.9 * rates[0]  # the top of a cosine
-    assert rates[wait] < 0.35 * rates[wait - 1]
+    return [check["learning_rate"] for check in trainer.history.checks[1:]]
 
 
 def test_training_lowers_the_loss_to_its_floor(generator):
