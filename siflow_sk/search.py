@@ -38,9 +38,9 @@ class InterpolantSearchCV(GridSearchCV):
     ``cv_results_``, to the digit that rounding allows.  Each fit keeps its rows, its random numbers and its
     decisions; but where networks have equal shapes, whatever their learning rates, weight decays, seeds or
     budgets, their weights are stacked along a leading axis and a step of all of them is one batched program,
-    and so is a validation.  Candidates that see the same rows share the fit of an equal preprocessor.  What
-    is left to each fit, one after the other, is the choice of the time grid and the scores.  The final
-    ``refit`` is one fit on all rows.
+    and so is a validation, and what the choice of a time grid is made of.  Candidates that see the same rows
+    share the fit of an equal preprocessor.  What is left to each fit, one after the other, are the scores.
+    The final ``refit`` is one fit on all rows.
 
     Rounding differs from that of a fit alone, as it does between two machines; what training makes of that is
     about as large as the error of a score, and far below the difference of two seeds.
