@@ -53,7 +53,7 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Networks that are trained one after the other, from different starts; the velocity is the mean of
         theirs, a velocity like any other.  The first finds with validation rows how many steps are good; the
         others take as many, on all rows.  The time of an evaluation grows with their number, and that of a
-        fit, by about half of it for each.  ``"auto"`` with ``velocity="mlp"``: of half the width, 4 up to 4000
+        fit, by about half of it for each.  ``"auto"`` with ``velocity="mlp"``: 4 of half the width up to 4000
         distinct rows, 2 up to 8000; of more than 20 columns 4 up to 400, 2 from 1001 to 8000.
         Four take about twice the time of one of the full width, two about as long.  Else 1, as where the path
         or the base is learnt: several networks would each have one of their own, which is refused.
