@@ -13,6 +13,7 @@ from torch import nn
 import siflow_sk
 from siflow_sk import InterpolantFlow
 from siflow_sk._training import Trainer, make_settings
+from siflow_sk._training._data import Stretch
 from siflow_sk.bases import LearntGaussian
 from siflow_sk.exceptions import DataWarning, TrainingWarning
 from siflow_sk.velocities import MLP, Average, ResidualMLP, in_single, velocity_and_divergence
@@ -145,8 +146,7 @@ def test_the_density_integrates_to_one():
 @pytest.mark.parametrize(
     ("n", "d", "n_networks", "width"),
     [
-        (4000, 20, 4, 128),
-        (4001, 20, 2, 128),
+        (8000, 20, 4, 128),
         (8001, 20, 1, 256),
         (400, 21, 4, 128),
         (401, 21, 1, 256),
@@ -165,23 +165,40 @@ def test_auto_is_by_the_numbers_of_distinct_rows_and_columns(n, d, n_networks, w
 
 
 @pytest.mark.parametrize(
-    ("n", "wanted", "n_networks", "device", "steps"),
+    ("n", "n_networks", "device", "steps", "of_all"),
     [
-        (2000, "auto", 4, "cpu", 5000),
-        (2001, "auto", 4, "cpu", 1500),
-        (2001, "auto", 2, "cpu", 3000),
-        (2001, 4, 4, "cpu", 5000),
-        (2001, "auto", 4, "cuda", 5000),
+        (2000, "auto", "cpu", 5000, 0),
+        (2001, "auto", "cpu", 3000, 6000),
+        (2001, 4, "cpu", 5000, 0),
+        (2001, "auto", "cuda", 5000, 10_000),
     ],
 )
-def test_several_networks_of_more_rows_are_polished_for_a_minute_all_together(
-    n, wanted, n_networks, device, steps
-):
-    flow = InterpolantFlow(n_networks=wanted)
-    settings, _ = make_settings(flow, n, 5, n, MLP(width=128), torch.device(device), n_networks=n_networks)
-    assert settings.n_polish == steps
+def test_several_networks_of_more_rows_share_the_steps_of_a_minute(n, n_networks, device, steps, of_all):
+    flow = InterpolantFlow(n_networks=n_networks)
+    settings, _ = make_settings(flow, n, 5, n, MLP(width=128), torch.device(device), n_networks=4)
+    assert (settings.n_polish, settings.polish_of_all) == (steps, of_all)
     settings, _ = make_settings(flow, n, 5, n, MLP(), torch.device(device), n_networks=1)
-    assert settings.n_polish not in (1500, 3000)
+    assert settings.n_polish != 3000
+    assert settings.polish_of_all == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "polished", "n_networks"), [(2001, 6, 2), (2001, 4, 3), (2001, 3, 4), (2001, 0, 4), (2000, 6, 4)]
+)
+def test_as_many_networks_follow_as_their_steps_allow(n, polished, n_networks, monkeypatch):
+    course = [Stretch("quadratic", 0, 2, 1.0, 2, 0.0)]
+    if polished:
+        parts = (0, polished - 1), (5, 6)  # the learning rate fell between
+        course += [Stretch("polish", first, last, 1.0, 2, 1.0) for first, last in parts]
+
+    def polish(trainer):
+        trainer.course = course
+        return trainer
+
+    monkeypatch.setattr(Trainer, "polish", polish)
+    X = np.random.default_rng(0).standard_normal((n, 2))
+    flow = InterpolantFlow(max_iter=2, polish=6, random_state=0, solver="rk4").fit(X)
+    assert flow.n_networks_ == n_networks
 
 
 @pytest.mark.parametrize(

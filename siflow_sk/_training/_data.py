@@ -20,6 +20,7 @@ class Settings:
     patience: int  # checks without improvement by tol before the learning rate falls
     anneal: bool = True  # warm up and lower the learning rate of the quadratic stage
     polish_batch_size: int = 128
+    polish_of_all: int = 0  # steps of several networks together, of which there are two at least; 0: any
     polish_penalty: float = 100.0  # of the step error, where that is small
     path_share: float = 2.0 / 3.0  # of the quadratic stage in which a learnable path or base moves
     checks: int = 20  # validations per stage, at least, where it is long

@@ -68,6 +68,11 @@ class Trainer:
             return self
         return self._stage(self._follow, sum(stretch.last - stretch.first for stretch in course), course)
 
+    @property
+    def polished(self):
+        """Steps on the likelihood that led to the best weights."""
+        return sum(stretch.last - stretch.first for stretch in self.course if stretch.stage == "polish")
+
     def _stage(self, stage, n_steps, *args):
         """Run a stage under a progress bar; an interrupt keeps the best weights so far."""
         name = stage.__name__.strip("_")

@@ -15,11 +15,11 @@ from ._data import Data, Settings
 from ._draws import Batches
 from ._loop import Trainer
 
-# Networks on average and the rows up to which so many are worth their time: of up to so many columns, and of
-# more, where four take longer over a log-density than one of twice the width (benchmarks speed).
-_COLUMNS, _OF_FEW, _OF_MANY = 20, ((4000, 4), (8000, 2)), ((400, 4), (1000, 1), (8000, 2))
+# The most networks and the rows up to which they are worth their time: of up to so many columns, and of more,
+# where four take longer over a log-density than one of twice the width (benchmarks speed).
+_COLUMNS, _OF_FEW, _OF_MANY = 20, ((8000, 4),), ((400, 4), (1000, 1), (8000, 2))
 _FROM, _TO = 500, 2000  # the rows between which four are worth it in a conditional flow
-_FEW, _POLISH_OF_ALL = 2000, 6000  # steps for more rows than few, of which no overfitting makes an end
+_FEW, _POLISH_OF_ONE = 2000, 3000  # steps for more rows than few, of which no overfitting makes an end
 _UNSURE = 1000  # rows up to which the first stage says too little about two preprocessors
 _PRIOR = 15  # validation rows that the Gaussian copula counts for where preprocessors are compared
 _DECAY = 0.5  # of the weights, where rows are many or not known
@@ -77,10 +77,9 @@ def networks_of(estimator, n, d, parts):
 
     Of few rows four networks of half the width: as many multiplications as one of the full width, in about
     twice the time, and each overfits in another way.  Better on most open tables, by 0.2 nats on average for
-    300 and 1000 rows, by 0.5 for 4000.  Of more rows, and where columns are many, two, with twice the steps
-    each: better by 0.7 on average for 4400 to 8000 rows, in 1.3 times the time.  The network of a conditional
-    flow is narrow as it is, and four for 300 rows are no better than one.  One where a path or a base is
-    learnt: each would have its own.
+    300 and 1000 rows.  Of more rows each needs more steps, and there are as many networks as the time allows,
+    two at least.  The network of a conditional flow is narrow as it is, and four for 300 rows are no better
+    than one.  One where a path or a base is learnt: each would have its own.
     """
     wanted, velocity = estimator.n_networks, parts["velocity"]
     learnt = [slot for slot in ("interpolant", "base") if hasattr(parts.get(slot), "n_velocity_steps")]
@@ -119,6 +118,7 @@ def make_settings(estimator, n, d, n_draws, velocity, device, *, n_networks=1, o
         stop_early = False
     stop_early = stop_early and not one_pass
     batch_size = affordable_batch(n, device) if p.batch_size == "auto" else int(p.batch_size)
+    several = n_networks > 1 and p.n_networks == "auto" and n > _FEW
     n_quadratic = p.max_iter
     if n_quadratic == "auto":
         n_quadratic = min(800, max(100, n // 2))
@@ -131,8 +131,8 @@ def make_settings(estimator, n, d, n_draws, velocity, device, *, n_networks=1, o
         n_polish = 3 * n_quadratic
         if p.max_iter == "auto":
             n_polish = affordable_polish(d, velocity, n_draws, batch_size, device)
-            if n_networks > 1 and p.n_networks == "auto" and n > _FEW and device.type == "cpu":
-                n_polish = min(n_polish, _POLISH_OF_ALL // n_networks)
+            if several and device.type == "cpu":
+                n_polish = min(n_polish, _POLISH_OF_ONE)
     if one_pass:
         batch_size = min(batch_size, n_draws)
         n_quadratic = math.ceil(n_draws / batch_size)
@@ -144,6 +144,7 @@ def make_settings(estimator, n, d, n_draws, velocity, device, *, n_networks=1, o
         n_polish=n_polish if stop_early else 0,
         batch_size=batch_size,
         polish_batch_size=polish_batch(batch_size, n),
+        polish_of_all=2 * n_polish if several else 0,
         learning_rate=float(p.learning_rate_init),
         weight_decay=float(decay),
         ema_decay=float(p.ema_decay),
@@ -204,7 +205,8 @@ def fit_parts(
         What the velocity is conditional on, ready for the network.
     n_networks : int, default=1
         More follow the first, with its preprocessor, its base and its steps to its best weights, which only
-        validation rows can tell; they learn from these rows too.  The mean of all is the velocity.
+        validation rows can tell; they learn from these rows too.  The mean of all is the velocity.  Fewer,
+        but two, where these steps are so many that ``settings.polish_of_all`` does not hold them.
 
     Returns
     -------
@@ -265,6 +267,8 @@ def fit_parts(
         if not interrupted:
             interrupted = trainer.polish().interrupted
         averaged = [trainer]
+        if settings.polish_of_all:
+            n_networks = min(n_networks, max(2, settings.polish_of_all // max(1, trainer.polished)))
         if n_networks > 1:
             everything = data_of(preprocessor, torch.arange(len(x)), None)
         while len(averaged) < n_networks and not interrupted:

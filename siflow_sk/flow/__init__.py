@@ -53,10 +53,11 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Networks that are trained one after the other, from different starts; the velocity is the mean of
         theirs, a velocity like any other.  The first finds with validation rows how many steps are good; the
         others take as many, on all rows.  The time of an evaluation grows with their number, and that of a
-        fit, by about half of it for each.  ``"auto"`` with ``velocity="mlp"``: 4 of half the width up to 4000
-        distinct rows, 2 up to 8000; of more than 20 columns 4 up to 400, 2 from 1001 to 8000.
-        Four take about twice the time of one of the full width, two about as long.  Else 1, as where the path
-        or the base is learnt: several networks would each have one of their own, which is refused.
+        fit, by about half of it for each.  ``"auto"`` with ``velocity="mlp"``: 4 of half the width up to 8000
+        distinct rows, and of more than 2000 fewer, 2 at least, where their polish together would take more
+        than twice ``polish_``; of more than 20 columns 4 up to 400 rows and 2 from 1001 to 8000.  They take
+        up to twice the time of one of the full width.  Else 1, as where the path or the base is learnt:
+        several networks would each have one of their own, which is refused.
         Where the present network goes on (``warm_start``, ``partial_fit``) nothing is added to it.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
         Invertible map applied before the flow.
@@ -77,9 +78,8 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows, and a base whose density is finite and differentiable there.
         ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as many as take about a minute
-        on two cores for this width and number of columns, at most 5000, or 6000 for all networks
-        together where ``n_networks`` chose several for more than 2000 rows; on CUDA 20 passes over the
-        rows, at least 5000.
+        on two cores for this width and number of columns, at most 5000, or 3000 where ``n_networks`` chose
+        several for more than 2000 rows; on CUDA 20 passes over the rows, at least 5000.
     batch_size : int or "auto", default="auto"
         Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128,
         and where there are fewer than 768 distinct rows a sixth of these, at least 64; never more than
