@@ -19,7 +19,7 @@ from ._loop import Trainer
 # where four take longer over a log-density than one of twice the width (benchmarks speed).
 _COLUMNS, _OF_FEW, _OF_MANY = 20, ((8000, 4),), ((400, 4), (1000, 1), (8000, 2))
 _FROM, _TO = 500, 2000  # the rows between which four are worth it in a conditional flow
-_FEW, _POLISH_OF_ONE = 2000, 3000  # steps for more rows than few, of which no overfitting makes an end
+_FEW, _POLISH_OF_ONE = 2000, 2500  # steps for more rows than few, of which no overfitting makes an end
 _UNSURE = 1000  # rows up to which the first stage says too little about two preprocessors
 _PRIOR = 15  # validation rows that the Gaussian copula counts for where preprocessors are compared
 _DECAY = 0.5  # of the weights, where rows are many or not known
