@@ -183,7 +183,8 @@ def test_several_networks_of_more_rows_share_the_steps_of_a_minute(n, n_networks
 
 
 @pytest.mark.parametrize(
-    ("n", "polished", "n_networks"), [(2001, 6, 2), (2001, 4, 3), (2001, 3, 4), (2001, 0, 4), (2000, 6, 4)]
+    ("n", "polished", "n_networks"),
+    [(2001, 6, 2), (2001, 4, 2), (2001, 3, 3), (2001, 2, 4), (2001, 0, 4), (2000, 6, 4)],
 )
 def test_as_many_networks_follow_as_their_steps_allow(n, polished, n_networks, monkeypatch):
     course = [Stretch("quadratic", 0, 2, 1.0, 2, 0.0)]
@@ -192,7 +193,7 @@ def test_as_many_networks_follow_as_their_steps_allow(n, polished, n_networks, m
         course += [Stretch("polish", first, last, 1.0, 2, 1.0) for first, last in parts]
 
     def polish(trainer):
-        trainer.course = course
+        trainer.course, trainer.history.polish_loss = course, [0.0] * 6
         return trainer
 
     monkeypatch.setattr(Trainer, "polish", polish)

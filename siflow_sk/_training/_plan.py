@@ -268,7 +268,8 @@ def fit_parts(
             interrupted = trainer.polish().interrupted
         averaged = [trainer]
         if settings.polish_of_all:
-            n_networks = min(n_networks, max(2, settings.polish_of_all // max(1, trainer.polished)))
+            left = settings.polish_of_all - len(trainer.history.polish_loss)
+            n_networks = min(n_networks, 1 + max(1, left // max(1, trainer.polished)))
         if n_networks > 1:
             everything = data_of(preprocessor, torch.arange(len(x)), None)
         while len(averaged) < n_networks and not interrupted:
