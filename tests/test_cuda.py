@@ -21,6 +21,7 @@ from siflow_sk import InterpolantFlow, InterpolantSearchCV, _capture, _likelihoo
 from siflow_sk._capture import rounded_products
 from siflow_sk._objective import likelihood_loss, quadratic_loss
 from siflow_sk._training import Data, Settings, Trainer, _validation
+from siflow_sk._training._solutions import Solution
 from siflow_sk.bases import StandardNormal
 from siflow_sk.interpolants import Linear
 from siflow_sk.velocities import MLP, Velocity
@@ -197,7 +198,12 @@ def test_validations_are_recorded_and_say_the_same(records, monkeypatch):
     np.testing.assert_allclose(flow.validation_scores_, plain.validation_scores_, rtol=1e-2, atol=1e-2)
 
 
-def test_a_search_trains_together_what_grid_search_trains_alone():
+def test_a_search_trains_together_what_grid_search_trains_alone(monkeypatch):
+    """And all of its fits choose their time grids at once."""
+    sizes, serve = [], Solution.serve
+    monkeypatch.setattr(
+        Solution, "serve", staticmethod(lambda group, *args: sizes.append(len(group)) or serve(group, *args))
+    )
     X = np.random.default_rng(0).normal(size=(300, 3)) ** 3
     grid = {"weight_decay": [0.1, 0.5, 1.0], "learning_rate_init": [3e-3, 1e-2]}
     found = [
@@ -206,6 +212,7 @@ def test_a_search_trains_together_what_grid_search_trains_alone():
     ]
     np.testing.assert_allclose(*found, rtol=0, atol=0.05)
     assert len(np.unique(found[0])) == 6
+    assert max(sizes) == 12
 
 
 def test_samples_and_latent_points_round_trip(fitted):
