@@ -19,7 +19,7 @@ from ._loop import Trainer
 # where four take longer over a log-density than one of twice the width (benchmarks speed).
 _COLUMNS, _OF_FEW, _OF_MANY = 20, ((8000, 4),), ((400, 4), (1000, 1), (8000, 2))
 _FROM, _TO = 500, 2000  # the rows between which four are worth it in a conditional flow
-_FEW, _POLISH_OF_ONE = 2000, 2500  # steps for more rows than few, of which no overfitting makes an end
+_FEW, _POLISH_OF_ONE = 2000, 2200  # steps for more rows than few, of which no overfitting makes an end
 _UNSURE = 1000  # rows up to which the first stage says too little about two preprocessors
 _PRIOR = 15  # validation rows that the Gaussian copula counts for where preprocessors are compared
 _DECAY = 0.5  # of the weights, where rows are many or not known
@@ -43,7 +43,7 @@ def affordable_batch(n, device):
 
 
 def affordable_polish(n_features, velocity, n_draws, batch_size, device):
-    """Steps on the likelihood: a minute on two cores, at most 5000; on a GPU 20 passes over the rows."""
+    """Steps on the likelihood: under a minute on a core, at most 5000; on a GPU 20 passes over the rows."""
     if device.type != "cpu":
         return max(5000, math.ceil(20 * n_draws / polish_batch(batch_size, n_draws)))
     n_angles, velocity = len(getattr(velocity, "angular", ())), getattr(velocity, "velocity", velocity)
@@ -51,7 +51,7 @@ def affordable_polish(n_features, velocity, n_draws, batch_size, device):
     # multiply-adds of one row's velocity and divergence, plus what does not depend on the width squared
     work = blocks * ((2 + n_angles) * width**2 + 3 * width * n_features + 100 * width)
     work *= 2 if n_angles else 1  # Runge-Kutta steps, four instead of two
-    return int(min(5000, 2300 * 1.6e5 / work))
+    return int(min(5000, 1900 * 1.6e5 / work))
 
 
 def polish_batch(batch_size, n):

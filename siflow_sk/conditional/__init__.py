@@ -67,7 +67,7 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
     polish : int or "auto", default="auto"
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows.  ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as
-        many as take about a minute on two cores for the width of the network, at most 5000; on CUDA 20
+        many as take less than a minute on one core for the width of the network, at most 5000; on CUDA 20
         passes over the rows, at least 5000.
     batch_size : int or "auto", default="auto"
         Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128;

@@ -77,9 +77,9 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
     polish : int or "auto", default="auto"
         Largest number of optimiser steps on the likelihood, after the quadratic stage; 0 switches the stage
         off.  It needs validation rows, and a base whose density is finite and differentiable there.
-        ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as many as take about a minute
-        on two cores for this width and number of columns, at most 5000, or 2500 where ``n_networks`` chose
-        several for more than 2000 rows; on CUDA 20 passes over the rows, at least 5000.
+        ``"auto"``: 3 times ``max_iter`` where that is given, otherwise as many as take less than a
+        minute on one core for this width and number of columns, at most 5000, or 2200 where
+        ``n_networks`` chose several for more than 2000 rows; on CUDA 20 passes over the rows, at least 5000.
     batch_size : int or "auto", default="auto"
         Rows per step of the quadratic loss; a step on the likelihood takes a quarter of them, at least 128,
         and where there are fewer than 768 distinct rows a sixth of these, at least 64; never more than
