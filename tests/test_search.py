@@ -218,6 +218,14 @@ def test_means_of_networks_choose_their_grids_together(X, solutions):
     assert max(solutions) == 4
 
 
+def test_folds_of_other_sizes_choose_their_grids_side_by_side(X, solutions):
+    searches = both(
+        quick(solver="grid"), {"weight_decay": [0.1, 1.0]}, X[:-1], scoring=_grid_and_score, refit=False
+    )
+    agree(*searches)
+    assert max(solutions) == 2
+
+
 class Bare(torch.nn.Module):
     def __init__(self, network):
         super().__init__()
