@@ -86,9 +86,10 @@ class ConditionalInterpolantFlow(ConditionalMixin, TrainedMixin, RegressorMixin,
         Share of the distinct rows kept for validation, at most 2048 rows.
     n_iter_no_change : int, default=10
         Validations without an improvement by ``tol`` before the learning rate falls (twice, then the
-        polish ends); half as many after the first fall.  More than half as many are enough where the
-        score falls ever faster.  Twice as many as for
-        :class:`~siflow_sk.InterpolantFlow`: on some tables the polish loses at first what it gains later.
+        polish ends); half as many after the first fall.  A score that climbs out of the dip with which the
+        polish begins improves; more than half as many are enough where it falls ever faster.  Twice as many
+        as for :class:`~siflow_sk.InterpolantFlow`: on some tables the polish loses at first what it gains
+        later.
     tol : float, default=1e-3
         Improvement of the mean validation log-density, in nats, that counts.
     warm_start : bool, default=False

@@ -56,9 +56,9 @@ class InterpolantFlow(FittedMixin, TrainedMixin, BaseEstimator):
         fit, by about half of it for each.  ``"auto"`` with ``velocity="mlp"``: 4 of half the width up to 8000
         distinct rows, and of more than 2000 fewer, 2 at least, where their polish together would take more
         than twice ``polish_``; of more than 20 columns 4 up to 400 rows and 2 from 1001 to 8000.  They take
-        up to twice the time of one of the full width.  Else 1, as where the path or the base is learnt:
-        several networks would each have one of their own, which is refused.
-        Where the present network goes on (``warm_start``, ``partial_fit``) nothing is added to it.
+        up to twice the time of one of the full width.  Else 1, as where the path or the base is learnt, which
+        several would not share.  Where the present network goes on (``warm_start``, ``partial_fit``) nothing
+        is added to it.
     preprocessor : {"gaussianize", "whiten", "standardize", "none"} or Preprocessor, default="gaussianize"
         Invertible map applied before the flow.
     solver : {"grid", "dopri5", "rk4", "torchdiffeq"} or Solver, default="grid"
