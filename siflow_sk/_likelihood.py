@@ -13,10 +13,11 @@ import torch
 from ._memory import usable_bytes
 from ._score import score_from_velocity
 from .solvers import integrate_sde
-from .velocities import acts_on_x, given, hold_weights, in_single, velocity_and_divergence
+from .velocities import acts_on_x, given, hold_weights, in_single, is_ours, velocity_and_divergence
 
-# rows of a block: what the caches hold on a CPU, what fills a GPU
-BLOCK = {"cpu": 256, "cuda": 16384}
+# rows of a block: what the caches hold on a CPU, of a network up to so wide; what fills a GPU
+BLOCK = {"cpu": 512, "cuda": 16384}
+_WIDE = 128
 
 # what a row holds at once, counted in vectors as long as the widest layer (25 were measured)
 _VECTORS = 32
@@ -30,6 +31,8 @@ def block_size(x, velocity):
     widest = max([x.shape[1], *(max(p.shape) for p in matrices)])
     row = _VECTORS * widest * x.element_size() * getattr(network, "n_directions", 1)
     size, usable = BLOCK[x.device.type], usable_bytes(x.device)
+    if widest > _WIDE and not x.is_cuda:
+        size //= 2
     while size > 1 and size * row > usable:
         size //= 2
     return size
@@ -38,10 +41,9 @@ def block_size(x, velocity):
 def in_blocks(function, x, *others, velocity=None, few=False):
     """Apply ``function`` to blocks of one size and join the tuples of tensors that it returns.
 
-    :func:`block_size` says how many rows for the network at work; an eighth of them where they are the few
-    of many that are solved again, with hundreds of steps: padding would be most of the work.  A device that
-    runs out of memory all the same gets blocks of half the size from there on.  Their products may round
-    differently.
+    :func:`block_size` says how many rows for the network at work; a sixteenth of them where they are the few
+    of many that are solved again: padding would be most of the work.  A device that runs out of memory all
+    the same gets blocks of half the size from there on.  Their products may round differently.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def in_blocks(function, x, *others, velocity=None, few=False):
         Not even one row fits.
     """
     size, start, results = block_size(x, velocity), 0, None
-    size = max(1, size // 8) if few else size
+    size = min(size, BLOCK[x.device.type] // 16) if few else size
     while start < len(x):
         parts = [a[start : start + size] for a in (x, *others)]
         try:
@@ -163,8 +165,8 @@ def log_density(velocity, known, solver, x, t=1.0, t_known=0.0, *, verify=False,
 
     The pair (x, l) is integrated from t to s with dl/dt = div v, so l(s) is minus the integral, whichever
     of the two times is larger (2303.08797, eq. 2.52 for s = 0 and 2.53 for s = 1).  A solver that chose a
-    grid says which rows it did not solve to its tolerance; these are solved again with every step halved,
-    and where that is not enough each with steps of its own.
+    grid says which rows it did not solve to its tolerance; these are solved again with a quarter more
+    steps, where that is not enough with every step halved, and then each with steps of its own.
 
     Parameters
     ----------
@@ -286,13 +288,15 @@ def probe_error(velocity, solver, x, t=1.0, t_known=0.0):
 def _attempts(solver, single, held, dtype):
     """Solvers, each with the velocity it takes, for rows that those before it do not solve.
 
-    Most rows that a grid misses are solved by the grid with every step halved, which takes far less time than
-    an adaptive solution.  In float32 first, where ``single`` is not None: that is rarely what they miss for.
+    Most rows that a grid misses it misses by little, and a quarter more steps solve them; the next is every
+    step halved, in the dtype of ``held``, which takes far less time than an adaptive solution.
     """
     found = [(solver, single or held)]
     if hasattr(solver, "fallback"):
+        if hasattr(solver, "refined"):
+            found.append((solver.refined(1.25), single or held))
         if hasattr(solver, "finer") and hasattr(solver, "tol"):
-            found += [(solver.finer(dtype), velocity) for velocity in (single, held) if velocity is not None]
+            found.append((solver.finer(dtype), held))
         found.append((solver.fallback(dtype), held))
     return found
 
@@ -306,10 +310,17 @@ def _to_redo(solver, x, value, error):
 
 
 def _solution(solver, field, t0, t1, like):
-    """State -> final state and the solver's error estimate, for many blocks of rows like ``like``."""
-    if hasattr(solver, "prepared"):
-        return solver.prepared(field, t0, t1, like)
-    return lambda state: _solve(solver, field, state, t0, t1)
+    """State -> final state and the solver's error estimate, for many blocks of rows like ``like``.
+
+    Small kernels take a tenth less time in inference mode.  A stranger's velocity may differentiate, which is
+    not possible in there; and CUDA replays records.
+    """
+    if not hasattr(solver, "prepared"):
+        return lambda state: _solve(solver, field, state, t0, t1)
+    quick = is_ours(getattr(field, "velocity", None)) and not like.is_cuda
+    mode = torch.inference_mode if quick else torch.no_grad
+    with mode():
+        return mode()(solver.prepared(field, t0, t1, like))
 
 
 def _solve(solver, field, state, t0, t1):

@@ -782,9 +782,9 @@ def test_fault_39_bad_number_of_samples(X, array_flow, monkeypatch):
     chunks = module.row_chunks
     monkeypatch.setattr(module, "row_chunks", lambda n, *_: chunks(n, 2**20))
     monkeypatch.setattr(Counting, "asked", [])
-    assert np.isfinite(flow.sample(600)).all()
+    assert np.isfinite(flow.sample(1200)).all()
     assert len(Counting.asked) == 3
-    assert sum(Counting.asked) == 600
+    assert sum(Counting.asked) == 1200
 
 
 def test_fault_39_more_than_the_machine_holds(X, array_flow):

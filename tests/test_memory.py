@@ -51,18 +51,18 @@ def hungry(moons_flow):
     return make
 
 
-@pytest.mark.parametrize("limit", [255, 64, 1])
+@pytest.mark.parametrize("limit", [511, 64, 1])
 @pytest.mark.parametrize("method", ["score_samples", "transform", "inverse_transform"])
 def test_fault_54_out_of_memory_halves_the_block(method, limit, hungry, moons):
-    X = moons[:280] if limit > 1 else moons[:20]
+    X = np.tile(moons, (2, 1))[:600] if limit > 1 else moons[:20]
     flow = hungry(limit)
     found = getattr(flow, method)(X)
     np.testing.assert_allclose(found, getattr(hungry(1000), method)(X), rtol=1e-9, atol=1e-9)
     sizes = flow.velocity_.sizes
     assert sizes[0] == _likelihood.BLOCK["cpu"]
     # each size that did not fit was tried once, and what fits is kept
-    assert [n for n in sizes if n > limit] == [256 // 2**k for k in range(9) if 256 // 2**k > limit]
-    assert set(sizes[-10:]) == {max(256 // 2**k for k in range(9) if 256 // 2**k <= limit)}
+    assert [n for n in sizes if n > limit] == [512 // 2**k for k in range(10) if 512 // 2**k > limit]
+    assert set(sizes[-10:]) == {max(512 // 2**k for k in range(10) if 512 // 2**k <= limit)}
 
 
 def test_fault_54_not_even_one_row_fits(hungry, moons):
@@ -170,17 +170,25 @@ def test_without_those_files_scikit_learns_limit_counts(monkeypatch, tmp_path):
 
 def test_wide_networks_and_exact_divergences_get_smaller_blocks():
     x, generator = torch.zeros(1, 20, dtype=torch.float64), torch.Generator().manual_seed(0)
-    narrow, wide = (MLP(width=w).build(20, generator) for w in (256, 2048))
+    small, narrow, wide = (MLP(width=w).build(20, generator) for w in (128, 256, 2048))
     deep, probed = (
         ResidualMLP(width=256, depth=1, divergence=kind, n_probes=4).build(20, generator)
         for kind in ("exact", "hutchinson")
     )
     with sklearn.config_context(working_memory=16):
-        sizes = [_likelihood.block_size(x, v) for v in (narrow, wide, deep, probed, None)]
-        assert sizes == [256, 32, 16, 64, 256]
+        sizes = [_likelihood.block_size(x, v) for v in (small, narrow, wide, deep, probed, None)]
+        assert sizes == [512, 256, 32, 16, 64, 512]
         assert _likelihood.block_size(x, narrow.hold_weights()) == 256
         assert _likelihood.block_size(x, wide.hold_weights()) == 32
         assert _likelihood.block_size(x.float(), wide) == 64
+    assert [_likelihood.block_size(x, v) for v in (small, narrow)] == [512, 256]
+
+
+@pytest.mark.parametrize(("width", "n"), [(128, 1200), (256, 1200), (128, 3)])
+def test_rows_that_are_solved_again_come_in_blocks_of_32(width, n):
+    network, sizes = MLP(width=width).build(2, torch.Generator().manual_seed(0)), set()
+    _likelihood.in_blocks(lambda x: sizes.add(len(x)) or (x,), torch.zeros(n, 2), velocity=network, few=True)
+    assert sizes == {32}
 
 
 # -- more rows than training draws -------------------------------------------------------------------------

@@ -575,6 +575,17 @@ def test_the_finer_grid_halves_every_step():
     assert math.log2(errors[0] / errors[1]) == pytest.approx(5, abs=0.7)
 
 
+@pytest.mark.parametrize(("factor", "n_steps"), [(1.25, 4), (5 / 3, 5), (2.0, 6), (3.0, 9)])
+def test_a_refined_grid_shortens_every_step_alike(factor, n_steps):
+    """Between two of its knots lies the same share of the old steps, whole ones or a part of each."""
+    solver = Grid(tol=1e-3)
+    solver.knots_, solver.n_steps_, solver.safety_ = torch.tensor([0.0, 0.1, 0.5, 1.0]).double(), 3, 1.5
+    refined = solver.refined(factor)
+    assert (refined.n_steps_, refined.tol, refined.safety_) == (n_steps, 1e-3, 1.5)
+    wanted = np.interp(np.linspace(0.0, 3.0, n_steps + 1), np.arange(4.0), solver.knots_.numpy())
+    np.testing.assert_allclose(refined.knots_.numpy(), wanted, rtol=0, atol=1e-15)
+
+
 def test_the_finer_adaptive_solver_is_more_exact_and_has_the_steps_for_it():
     x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     (exact,) = DormandPrince(1e-12, 1e-12).integrate(pendulum, (x,), 0.0, 1.0)

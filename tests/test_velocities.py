@@ -406,6 +406,52 @@ def test_a_row_of_a_product_does_not_see_the_others(sizes, onednn, generator):
     assert torch.equal(others[0], found[0])
 
 
+def _draw_block(n, d, h, n_times, generator):
+    """Arguments of a block: in this order x, four shifts and scales, three weights and the mixed one."""
+
+    def draw(*shape, gain=1.0):
+        return gain * torch.randn(*shape, generator=generator)
+
+    shifts = [part for _ in range(2) for part in (draw(n_times, h), 1.0 + draw(n_times, h, gain=0.3))]
+    w1, w2, w3 = draw(h, d, gain=d**-0.5), draw(h, h, gain=h**-0.5), draw(d, h, gain=h**-0.5)
+    return [draw(n, d), *shifts, w1, w2, w3, w2 * (w1 @ w3).mT]
+
+
+@pytest.mark.parametrize("d", [1, 2, 7, 20, 43])
+@pytest.mark.parametrize(("n", "h"), [(256, 64), (512, 128), (256, 256)])
+def test_scales_in_the_weights_and_tanh_in_the_products(n, h, d, onednn, generator):
+    """One time for all rows: the value and divergence of the formula, and no row sees the others."""
+    x, *rest = _draw_block(n, d, h, 1, generator)
+    order = torch.randperm(n, generator=generator)
+    with torch.no_grad():
+        value, divergence = block("tanh", x, *rest)
+        moved = block("tanh", x[order], *rest)
+    assert sum(a[3] == "tanh" for a in onednn) == (4 if torch.backends.mkldnn.is_available() else 0)
+    assert torch.equal(moved[0], value[order])
+    assert torch.equal(moved[1], divergence[order])
+    b1, s1, b2, s2, w1, w2, w3, _ = (a.double() for a in rest)
+
+    def formula(row):
+        return w3 @ torch.tanh(s2[0] * (w2 @ torch.tanh(s1[0] * (w1 @ row) + b1[0])) + b2[0])
+
+    few = x[:20].double()
+    traces = [torch.func.jacrev(formula)(row).trace() for row in few]
+    torch.testing.assert_close(value[:20].double(), torch.func.vmap(formula)(few), rtol=0, atol=1e-5)
+    torch.testing.assert_close(divergence[:20].double(), torch.stack(traces), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("activation", "n", "h", "n_times"),
+    [("silu", 256, 128, 1), ("tanh", 256, 128, 256), ("tanh", 128, 256, 1)],
+)
+def test_other_blocks_take_the_scales_row_by_row(activation, n, h, n_times, onednn, generator):
+    """Of other activations, where every row has a time of its own, where rows are few."""
+    with torch.no_grad():
+        block(activation, *_draw_block(n, 20, h, n_times, generator))
+    assert all(a[3] == "none" for a in onednn)
+    assert bool(onednn) == torch.backends.mkldnn.is_available()
+
+
 def test_small_products_and_those_in_float64_are_left_to_torch(onednn, generator):
     single, many = torch.randn(64, 64, generator=generator), torch.randn(3, 256, 256, generator=generator)
     for a in (single, many, many[0].double()):

@@ -7,7 +7,7 @@ much as the matrix products.
 import torch
 from torch.autograd.function import once_differentiable
 
-from ._products import matmul, product
+from ._products import matmul, product, suits_onednn, tanh_layer
 
 
 def _tanh(z):
@@ -131,6 +131,18 @@ def _evaluate(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
     return product(h, w3), q.mul_(a.mul_(s2)).sum(-1)
 
 
+def _folded(x, b1, s1, b2, s2, w1, w2, w3, mixed):
+    """As :class:`_Block` with tanh, but for rounding: scales in the weights, shifts and tanh in the products.
+
+    Of as many rows as units or more, since passes over the rows become such over the weights.
+    """
+    column, one = s2.mT, x.new_ones(())
+    h = tanh_layer(x, w1 * s1.mT, b1)
+    q = product(torch.addcmul(one, h, h, value=-1.0), mixed * s1 * column)
+    h = tanh_layer(h, w2 * column, b2)
+    return product(h, w3), q.mul_(torch.addcmul(one, h, h, value=-1.0)).sum(-1)
+
+
 def block(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
     """``(v, div v)`` of one block, differentiable once in every argument but the first.
 
@@ -147,5 +159,8 @@ def block(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed):
     mixed : tensor of shape (h, h)
         ``w2 * (w1 @ w3).T``.
     """
-    function = _Block.apply if torch.is_grad_enabled() else _evaluate
-    return function(activation, x, b1, s1, b2, s2, w1, w2, w3, mixed)
+    weights = (x, b1, s1, b2, s2, w1, w2, w3, mixed)
+    if torch.is_grad_enabled():
+        return _Block.apply(activation, *weights)
+    folds = activation == "tanh" and s1.shape[-2] == 1 and len(x) >= len(w2) and suits_onednn(x, w2)
+    return _folded(*weights) if folds else _evaluate(activation, *weights)

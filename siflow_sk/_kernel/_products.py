@@ -74,12 +74,12 @@ class _Product(torch.autograd.Function):
         return matmul(gradient, b.mT) if of_a else None, matmul(a.mT, gradient) if of_b else None
 
 
-def _suits(a, b):
+def suits_onednn(a, b):
     """Whether oneDNN takes these two, and less time."""
     return (
         _BY_ONEDNN is not None
         and a.ndim == b.ndim == 2
-        and len(a) * b.numel() >= _LEAST
+        and a.shape[0] * b.numel() >= _LEAST
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
         and not _is_watched(a, b)
@@ -96,12 +96,12 @@ def _by_onednn(a, b):
 
 def matmul(a, b):
     """``a @ b``."""
-    return _by_onednn(a, b) if _suits(a, b) else a @ b
+    return _by_onednn(a, b) if suits_onednn(a, b) else a @ b
 
 
 def add_matmul(c, a, b, beta, alpha):
     """``beta c + alpha a @ b``."""
-    if _suits(a, b):
+    if suits_onednn(a, b):
         return torch.add(beta * c, _by_onednn(a, b), alpha=alpha)
     return (torch.addmm if a.ndim == 2 else torch.baddbmm)(c, a, b, beta=beta, alpha=alpha)
 
@@ -112,6 +112,17 @@ def product(x, weight):
     MKL rounds the rows of a matrix by where they start in memory; rows of an odd number of entries start
     differently, and a row's result would depend on its place in the block.
     """
-    if x.shape[-1] % 2:
-        x, weight = torch.nn.functional.pad(x, (0, 1)), torch.nn.functional.pad(weight, (0, 1))
+    x, weight = _even(x, weight)
     return matmul(x, weight.mT)
+
+
+def tanh_layer(x, weight, shift):
+    """``tanh(x @ weight.T + shift)`` in one call of oneDNN, for matrices that :func:`suits_onednn`."""
+    x, weight = _even(x, weight)
+    return _BY_ONEDNN(x, weight, shift[0], "tanh", [], "")
+
+
+def _even(x, weight):
+    if x.shape[-1] % 2:
+        return torch.nn.functional.pad(x, (0, 1)), torch.nn.functional.pad(weight, (0, 1))
+    return x, weight

@@ -269,7 +269,7 @@ def fit_parts(
         averaged = [trainer]
         if settings.polish_of_all:
             left = settings.polish_of_all - len(trainer.history.polish_loss)
-            n_networks = min(n_networks, 1 + max(1, left // max(1, trainer.polished)))
+            n_networks = min(n_networks, 1 + left // max(1, trainer.polished))
         if n_networks > 1:
             everything = data_of(preprocessor, torch.arange(len(x)), None)
         while len(averaged) < n_networks and not interrupted:

@@ -28,7 +28,8 @@ class Grid(Solver):
     ----------
     tol : float, default=1e-4
         Wanted error of a row's log-density, in nats.  Rows whose estimate is above it are solved again with
-        every step halved, and where that is not enough by :class:`DormandPrince`.
+        a quarter more steps, where that is not enough with every step halved, and then by
+        :class:`DormandPrince`.
     max_steps : int, default=64
         Largest number of steps tried; 6 evaluations of the velocity a step.
 
@@ -138,11 +139,15 @@ class Grid(Solver):
 
     def finer(self, dtype):
         """The grid with every step halved."""
-        finer = type(self)(tol=self.tol, max_steps=self.max_steps)
-        middle = 0.5 * (self.knots_[1:] + self.knots_[:-1])
-        finer.knots_ = torch.cat([self.knots_, middle]).sort().values
-        finer.n_steps_, finer.safety_ = len(finer.knots_) - 1, self.safety_
-        return finer
+        return self.refined(2.0)
+
+    def refined(self, factor):
+        """The grid with ``factor`` times as many steps, rounded up, every one shorter by that."""
+        refined = type(self)(tol=self.tol, max_steps=self.max_steps)
+        refined.n_steps_, refined.safety_ = math.ceil(factor * (len(self.knots_) - 1)), self.safety_
+        shares = torch.linspace(0.0, 1.0, len(self.knots_), dtype=self.knots_.dtype)
+        refined.knots_ = _at_equal_shares(shares, self.knots_, refined.n_steps_)
+        return refined
 
     def _knots(self, t0, t1, like):
         """The stored knots inside the interval, with its ends, in the direction of travel."""
@@ -201,10 +206,14 @@ def _least(trial, sizes, near):
 def _equidistribute(density, n_steps):
     """Knots on [0, 1] that give each of ``n_steps`` steps the same share of a piecewise constant density."""
     mass = torch.cat([density.new_zeros(1), density.cumsum(0)]) / density.sum()
-    edges = torch.linspace(0.0, 1.0, len(mass), dtype=density.dtype)
-    wanted = torch.linspace(0.0, 1.0, n_steps + 1, dtype=density.dtype)
+    return _at_equal_shares(mass, torch.linspace(0.0, 1.0, len(mass), dtype=density.dtype), n_steps)
+
+
+def _at_equal_shares(mass, times, n_steps):
+    """``n_steps + 1`` knots on [0, 1], equal in the mass that is known, from 0 to 1, at the ``times``."""
+    wanted = torch.linspace(0.0, 1.0, n_steps + 1, dtype=mass.dtype)
     i = torch.searchsorted(mass, wanted, right=True).clamp(1, len(mass) - 1)
     share = (wanted - mass[i - 1]) / (mass[i] - mass[i - 1])
-    knots = edges[i - 1] + share * (edges[i] - edges[i - 1])
+    knots = times[i - 1] + share * (times[i] - times[i - 1])
     knots[0], knots[-1] = 0.0, 1.0
     return knots

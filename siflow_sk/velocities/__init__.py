@@ -9,7 +9,15 @@ a context ``c`` ``(n, k)``, one for each row of x.
 from ._average import Average
 from ._base import ACTIVATIONS, Velocity
 from ._closed_form import MLP, ConditionalMLP
-from ._functions import acts_on_x, exact_divergence, given, hold_weights, in_single, velocity_and_divergence
+from ._functions import (
+    acts_on_x,
+    exact_divergence,
+    given,
+    hold_weights,
+    in_single,
+    is_ours,
+    velocity_and_divergence,
+)
 from ._residual import ResidualMLP, probed_divergence
 
 VELOCITIES = {"mlp": MLP, "residual": ResidualMLP}
@@ -29,6 +37,7 @@ __all__ = [
     "given",
     "hold_weights",
     "in_single",
+    "is_ours",
     "probed_divergence",
     "velocity_and_divergence",
 ]

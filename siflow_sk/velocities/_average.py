@@ -1,5 +1,7 @@
 """The mean of several velocities."""
 
+import functools
+
 import torch
 from torch import nn
 
@@ -13,8 +15,8 @@ class _Mean:
         """Mean of the tensors that ``function(network, *inputs)`` returns, or of each in its tuples."""
         found = [function(network, *inputs) for network in self.networks]
         if isinstance(found[0], torch.Tensor):
-            return sum(found) / len(found)
-        return tuple(sum(parts) / len(found) for parts in zip(*found, strict=True))
+            return functools.reduce(torch.add, found) / len(found)
+        return tuple(functools.reduce(torch.add, parts) / len(found) for parts in zip(*found, strict=True))
 
     def __call__(self, t, x):
         return self._mean(lambda network: network(t, x))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import vmap
 
 from .._forward_mode import jvp
-from .._held import InSingle
+from .._held import Held, InSingle
 
 AT_ONCE = 16  # Jacobian-vector products
 
@@ -59,6 +59,11 @@ def in_single(velocity):
     if not all(isinstance(v, nn.Module) and hasattr(v, "hold_weights") for v in networks):
         return None
     return InSingle(copy.deepcopy(velocity).float().hold_weights())
+
+
+def is_ours(v):
+    """Whether a held velocity, or all that it averages, are networks of this library."""
+    return all(isinstance(network, Held | InSingle) for network in getattr(v, "networks", [v]))
 
 
 def acts_on_x(name, parameter):
