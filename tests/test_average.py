@@ -44,6 +44,8 @@ def networks(kind, n=3, d=4):
     generator = torch.Generator().manual_seed(5)
     if kind == "stranger":
         return [Stranger(d, generator) for _ in range(n)]
+    if kind == "of several kinds":
+        return [networks(k, 1, d)[0] for k in ("mlp", "stranger", "residual")]
     recipe = {"mlp": MLP(width=11, n_blocks=2, time_width=5), "residual": ResidualMLP(width=11, time_width=5)}
     made = [recipe[kind].build(d, generator).double() for _ in range(n)]
     for p in itertools.chain.from_iterable(network.parameters() for network in made):
@@ -51,7 +53,7 @@ def networks(kind, n=3, d=4):
     return made
 
 
-@pytest.mark.parametrize("kind", ["mlp", "residual", "stranger"])
+@pytest.mark.parametrize("kind", ["mlp", "residual", "stranger", "of several kinds"])
 @pytest.mark.parametrize("held", ["as it is", "held", "held for these times"])
 def test_value_and_divergence_are_those_of_the_mean(kind, held):
     parts = networks(kind)
@@ -76,6 +78,7 @@ def test_in_single_precision_it_is_the_mean_of_networks_in_single_precision():
     single = in_single(Average(parts)).at_times([t])
     value, divergence = single.value_and_divergence(t, x)
     assert value.dtype == divergence.dtype == torch.float32
+    assert all(p.dtype == torch.float64 for network in parts for p in network.state_dict().values())
     for found, exact in zip((value, divergence), Average(parts).value_and_divergence(t, x), strict=True):
         assert 0 < (found - exact).abs().max() < 1e-5 * (1.0 + exact.abs().max())
 

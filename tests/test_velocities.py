@@ -610,9 +610,9 @@ def test_times_that_were_announced_are_computed_once(single, generator):
         for mine, direct in zip(found, network.value_and_divergence(t.float(), x.float()), strict=True):
             torch.testing.assert_close(mine, direct, rtol=1e-5, atol=1e-6)
         assert torch.equal(held(t, x), found[0])
-    assert len(calls) == 1 + (0 if single else 6)  # the hook also sees the direct ones
+    assert len(calls) == 1 + 6  # the hook also sees the direct ones
     held(times[0].clone(), x)
-    assert len(calls) == 2 + (0 if single else 6)
+    assert len(calls) == 2 + 6
 
 
 def test_rows_with_a_context_each_hold_no_times(generator):

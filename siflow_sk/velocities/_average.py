@@ -5,6 +5,8 @@ import functools
 import torch
 from torch import nn
 
+from .._held import Held
+from ._closed_form import MeanOfClosedForms
 from ._functions import given, hold_weights, velocity_and_divergence
 
 
@@ -28,6 +30,8 @@ class _Mean:
         return HeldAverage([given(network, context) for network in self.networks], self)
 
     def hold_weights(self, times=()):
+        if MeanOfClosedForms.suits(self.networks):
+            return Held(MeanOfClosedForms(self.networks)).hold_weights(times)
         return HeldAverage([hold_weights(network, times) for network in self.networks], self)
 
 

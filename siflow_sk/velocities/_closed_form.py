@@ -85,6 +85,44 @@ class _ClosedFormNetwork(TimeDependent):
         return (*shapes, *(block.activation for block in self.blocks))
 
 
+class MeanOfClosedForms:
+    """The mean of such networks, as one that has all their blocks: what each does beside them is done once.
+
+    For :class:`~siflow_sk._held.Held`; the networks have no context.
+    """
+
+    def __init__(self, networks):
+        self.networks = networks
+        self.blocks = [block for network in networks for block in network.blocks]
+
+    @staticmethod
+    def suits(networks):
+        return all(isinstance(n, _ClosedFormNetwork) and n.context is None for n in networks)
+
+    def named_parameters(self):
+        for network in self.networks:
+            yield from network.named_parameters()
+
+    def time(self, t, shift=0.0):
+        """Features of t that each network has."""
+        return [network.time(t, shift) for network in self.networks]
+
+    def _at(self, features):
+        (b3, g, *shifts), *others = (n._at(f) for n, f in zip(self.networks, features, strict=True))
+        for other_b3, other_g, *others_shifts in others:
+            b3, g, shifts = b3 + other_b3, g + other_g, [*shifts, *others_shifts]
+        return [b3, g, *shifts]
+
+    shifts_of_blocks, _held = _ClosedFormNetwork.shifts_of_blocks, _ClosedFormNetwork._held
+
+    def _value(self, at, x):
+        return _ClosedFormNetwork._value(self, at, x) / len(self.networks)
+
+    def _value_and_divergence(self, at, x, held):
+        value, divergence = _ClosedFormNetwork._value_and_divergence(self, at, x, held)
+        return value / len(self.networks), divergence / len(self.networks)
+
+
 class MLP(Velocity):
     r"""Two hidden layers in x, any network of t alone: a velocity whose divergence is closed-form.
 
