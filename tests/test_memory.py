@@ -16,7 +16,7 @@ from siflow_sk import _likelihood, _memory, _tensors
 from siflow_sk.bases import StandardNormal
 from siflow_sk.benchmarks._timing import peak_bytes
 from siflow_sk.solvers import RungeKutta
-from siflow_sk.velocities import MLP, ResidualMLP, Velocity
+from siflow_sk.velocities import MLP, Average, ResidualMLP, Velocity
 
 # -- a device that runs out of memory ----------------------------------------------------------------------
 
@@ -179,6 +179,7 @@ def test_wide_networks_and_exact_divergences_get_smaller_blocks():
         sizes = [_likelihood.block_size(x, v) for v in (small, narrow, wide, deep, probed, None)]
         assert sizes == [512, 256, 32, 16, 64, 512]
         assert _likelihood.block_size(x, narrow.hold_weights()) == 256
+        assert _likelihood.block_size(x, Average([wide, wide]).hold_weights()) == 32
         assert _likelihood.block_size(x, wide.hold_weights()) == 32
         assert _likelihood.block_size(x.float(), wide) == 64
     assert [_likelihood.block_size(x, v) for v in (small, narrow)] == [512, 256]

@@ -592,6 +592,14 @@ def test_a_block_without_gradients_is_the_same_to_the_bit(activation, rows_of_t,
     assert all(map(torch.equal, arguments, before))
 
 
+def test_a_float32_copy_leaves_numbers_that_are_no_floats(generator):
+    network = MLP(width=8).build(3, generator).double()
+    network.register_buffer("seen", torch.tensor(2**30 + 1))
+    copied = in_single(network).network
+    assert copied.seen == 2**30 + 1
+    assert (copied.blocks[0].w1.dtype, network.blocks[0].w1.dtype) == (torch.float32, torch.float64)
+
+
 @pytest.mark.parametrize("single", [False, True])
 def test_times_that_were_announced_are_computed_once(single, generator):
     """All of them together, and found by the tensor itself; another tensor of the same value is not."""
