@@ -142,7 +142,19 @@ class Grid(Solver):
         return self.refined(2.0)
 
     def refined(self, factor):
-        """The grid with ``factor`` times as many steps, rounded up, every one shorter by that."""
+        """The grid with ``factor`` times as many steps, rounded up, every one shorter by that.
+
+        Parameters
+        ----------
+        factor : float
+            More than 1: of an order p the error falls by about its p-th power.
+
+        Returns
+        -------
+        refined : Grid
+            Knots at equal shares of the present steps, and the present ``tol`` and ``safety_``: the factor
+            between embedded and true errors falls with the steps, so the estimate stays a bound.
+        """
         refined = type(self)(tol=self.tol, max_steps=self.max_steps)
         refined.n_steps_, refined.safety_ = math.ceil(factor * (len(self.knots_) - 1)), self.safety_
         shares = torch.linspace(0.0, 1.0, len(self.knots_), dtype=self.knots_.dtype)
